@@ -1,0 +1,106 @@
+"""The media path behind one interface: `add`, `remove`, and a stream of values.
+
+Nothing above it sees a packet. PyAV is the first implementation (services/ingest/pyav_*.py); a
+native recorder can take its place. See docs/architecture.md, "ingest".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from shared.domain import (
+    Camera,
+    ClockSource,
+    Codec,
+    Fragment,
+    Gap,
+    GapReason,
+    RecordingState,
+    Segment,
+)
+from shared.messages import FrameMeta
+
+
+class OpenSegment(NamedTuple):
+    """A segment that is being written: what a reader needs before it has a sidecar."""
+
+    id: str
+    camera_id: str
+    start_us: int
+    codec: Codec
+    codec_string: str
+    width: int
+    height: int
+    timescale: int
+    init: bytes
+    connection_id: str
+    epoch: int
+    clock_source: ClockSource
+    clock_uncertainty_us: int
+
+
+class FragmentWritten(NamedTuple):
+    """About once a second a camera: these bytes are with the kernel, at `fragment.offset`."""
+
+    segment: OpenSegment
+    fragment: Fragment
+    data: bytes
+
+
+class SegmentFiled(NamedTuple):
+    """A segment is in the spool's `new/`."""
+
+    segment: Segment
+
+
+class GapFiled(NamedTuple):
+    """A gap is in the spool's `new/`."""
+
+    gap: Gap
+
+
+class StateChanged(NamedTuple):
+    """What the camera's recorder does now, and why."""
+
+    camera_id: str
+    state: RecordingState
+    at_us: int
+    reason: GapReason | None = None
+    detail: str = ""
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    clock_offset_us: int | None = None
+
+
+class FrameSampled(NamedTuple):
+    """One analysis frame that passed the motion gate: JPEG bytes."""
+
+    meta: FrameMeta
+    jpeg: bytes
+
+
+MediaEvent = FragmentWritten | SegmentFiled | GapFiled | StateChanged | FrameSampled
+
+
+class MediaPath(Protocol):
+    """Records the cameras that were added. Its threads never block on a slow reader of `events`:
+    fragments and frames are dropped for the reader (counted), filed segments and gaps are not lost
+    because they stand in the spool."""
+
+    def add(self, camera: Camera) -> None:
+        """Record this camera; adding a changed configuration restarts only that camera, adding the
+        same one does nothing. Returns at once."""
+        ...
+
+    def remove(self, camera_id: str, reason: GapReason) -> None:
+        """Stop and file its open segment; `reason` begins the gap that follows. Returns at once."""
+        ...
+
+    async def events(self, timeout_s: float) -> list[MediaEvent]:
+        """What happened since the last call, waiting up to `timeout_s` for the first."""
+        ...
+
+    async def close(self, reason: GapReason) -> None:
+        """Stop every camera, file every open segment, end every thread; within 4 s."""
+        ...

@@ -1,0 +1,46 @@
+"""Port `Database`: one SQL schema on SQLite (embedded) or PostgreSQL.
+
+The contract:
+
+- `read()` gives a connection with a consistent snapshot; nothing it does is kept.
+- `write(cameras=...)` gives a connection inside one transaction, committed when the block ends
+  without an error. Before the block runs, the locks of the named cameras are held, in order of id,
+  so that purge, hold and a segment's commit exclude each other (docs/retention.md, "The race").
+  On SQLite the immediate transaction is that lock. Keep it short: milliseconds.
+- Errors: UNAVAILABLE (away, locked too long), CONFLICT (a unique row exists), FULL; retryable ones
+  may be retried whole by the caller, never inside.
+- Queries of a service stand in its own `queries.py`; tables have one writer each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class Database(Protocol):
+    """See the module's contract."""
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        ...
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def write(
+        self, cameras: Iterable[str] = ()
+    ) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    async def now_us(self) -> int:
+        """The database's own wall clock."""
+        ...
+
+    async def migrate(self) -> str:
+        """Bring the schema to the newest revision; its name."""
+        ...
+
+    async def close(self) -> None: ...

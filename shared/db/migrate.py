@@ -1,0 +1,36 @@
+"""Runs Alembic's migrations on an open connection, without a configuration file.
+
+Migrations go forward only, are dated, and are safe while the old code runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+
+def config(connection: sa.Connection | None = None) -> Config:
+    """Alembic's configuration; also used by alembic.ini's env.py."""
+    found = Config()
+    found.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    found.set_main_option("path_separator", "os")
+    if connection is not None:
+        found.attributes["connection"] = connection
+    return found
+
+
+def head() -> str:
+    """The newest revision this code knows."""
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def upgrade(connection: sa.Connection) -> str:
+    """Bring the schema to the newest revision inside the connection's transaction."""
+    command.upgrade(config(connection), "head")
+    return head()

@@ -1,0 +1,162 @@
+"""Rows to domain values and back: one place, so that every reader agrees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping
+
+from shared.domain import (
+    Camera,
+    ClockSource,
+    Codec,
+    Fragment,
+    Gap,
+    GapReason,
+    Hold,
+    HoldKind,
+    HoldReason,
+    Segment,
+)
+from shared.retention import Facts
+
+_camera = msgspec.json.Decoder(Camera)
+_fragments = msgspec.msgpack.Decoder(tuple[Fragment, ...])
+
+
+def camera_of(row: RowMapping) -> Camera:
+    """The camera of a `camera` row."""
+    return _camera.decode(row["config"])
+
+
+def camera_row(camera: Camera, updated_at_us: int) -> dict[str, Any]:
+    """Column values of a camera."""
+    return {
+        "id": camera.id,
+        "name": camera.name,
+        "district": camera.district,
+        "site_kind": camera.site_kind.value,
+        "config": msgspec.json.encode(camera),
+        "version": camera.version,
+        "enabled": camera.enabled,
+        "created_at_us": camera.created_at_us,
+        "updated_at_us": updated_at_us,
+        "deleted_at_us": camera.deleted_at_us,
+    }
+
+
+def pack_fragments(fragments: tuple[Fragment, ...]) -> bytes:
+    """The fragment table as stored."""
+    return msgspec.msgpack.encode(fragments)
+
+
+def unpack_fragments(data: bytes) -> tuple[Fragment, ...]:
+    """Back again."""
+    return _fragments.decode(data)
+
+
+SEGMENT_FIELDS = (
+    "id",
+    "camera_id",
+    "start_us",
+    "end_us",
+    "size_bytes",
+    "sha256",
+    "width",
+    "height",
+    "timescale",
+    "init_size",
+    "init_sha256",
+    "connection_id",
+    "recorder",
+    "epoch",
+    "clock_uncertainty_us",
+    "clock_offset_us",
+    "codec_string",
+    "repaired",
+    "software",
+)
+
+
+def segment_of(row: RowMapping, fragments: tuple[Fragment, ...] = ()) -> Segment:
+    """The segment of a `segment` row; its fragment table is another row."""
+    return Segment(
+        **{name: row[name] for name in SEGMENT_FIELDS},
+        codec=Codec(row["codec"]),
+        clock_source=ClockSource(row["clock_source"]),
+        fragments=fragments,
+    )
+
+
+def segment_row(segment: Segment) -> dict[str, Any]:
+    """Column values that come from the recorder; the archive adds key, dates, policy, state."""
+    return {
+        **{name: getattr(segment, name) for name in SEGMENT_FIELDS},
+        "codec": segment.codec.value,
+        "clock_source": segment.clock_source.value,
+    }
+
+
+def facts_of(row: RowMapping) -> Facts:
+    """What the retention rule needs of a `segment` row (stored expiry; apply the policy after)."""
+    return Facts(
+        row["camera_id"],
+        row["start_us"],
+        row["end_us"],
+        row["expires_at_us"],
+        row["clock_uncertainty_us"],
+    )
+
+
+def gap_of(row: RowMapping) -> Gap:
+    return Gap(
+        id=row["id"],
+        camera_id=row["camera_id"],
+        start_us=row["start_us"],
+        end_us=row["end_us"],
+        reason=GapReason(row["reason"]),
+        detail=row["detail"],
+        recorder=row["recorder"],
+        epoch=row["epoch"],
+    )
+
+
+HOLD_FIELDS = (
+    "id",
+    "start_us",
+    "end_us",
+    "case_ref",
+    "note",
+    "requester_id",
+    "request_sha256",
+    "placed_at_us",
+    "lapses_at_us",
+    "review_at_us",
+    "ends_at_us",
+    "renewed_at_us",
+    "released_at_us",
+    "released_by",
+    "release_note",
+)
+
+
+def hold_of(row: RowMapping, camera_ids: tuple[str, ...]) -> Hold:
+    """The hold of a `hold` row and its `hold_camera` rows."""
+    return Hold(
+        **{name: row[name] for name in HOLD_FIELDS},
+        kind=HoldKind(row["kind"]),
+        reason=HoldReason(row["reason"]),
+        officers=tuple(row["officers"]),
+        camera_ids=camera_ids,
+    )
+
+
+def hold_row(hold: Hold) -> dict[str, Any]:
+    """Column values of a hold, without its cameras."""
+    return {
+        **{name: getattr(hold, name) for name in HOLD_FIELDS},
+        "kind": hold.kind.value,
+        "reason": hold.reason.value,
+        "officers": list(hold.officers),
+    }

@@ -1,0 +1,138 @@
+"""The embedded database: SQLite in WAL mode, one writer at a time, many readers.
+
+A write is `BEGIN IMMEDIATE`: it excludes every other writer of every process, which is a stronger
+lock than one per camera. Writers of this process queue on an asyncio lock first, in order of
+arrival, so that the busy time-out only ever meets other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from shared.clock import Clock
+from shared.db import migrate
+from shared.errors import Kind, LamppostError
+
+BUSY_TIMEOUT_MS = 10_000
+POOL_SIZE = 8
+
+
+class SqliteDatabase:
+    """Port `Database` on one file."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self.path = path
+        self._clock = clock
+        self._writer = asyncio.Lock()
+        self._closed = False
+        self._engine = create_async_engine(
+            f"sqlite+aiosqlite:///{path}",
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_timeout=30,
+        )
+        sa.event.listen(self._engine.sync_engine, "connect", _configure)
+        sa.event.listen(self._engine.sync_engine, "begin", _begin)
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._transaction(immediate=False)
+
+    def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._transaction(immediate=True)
+
+    @asynccontextmanager
+    async def _transaction(self, *, immediate: bool) -> AsyncIterator[AsyncConnection]:
+        if self._closed:
+            raise LamppostError(Kind.CLOSED, "The database is closed.")
+        if immediate:
+            async with self._writer, self._connection("BEGIN IMMEDIATE") as connection:
+                yield connection
+        else:
+            async with self._connection("BEGIN") as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _connection(self, begin: str) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as raw:
+                connection = await raw.execution_options(lamppost_begin=begin)
+                async with connection.begin() as transaction:
+                    yield connection
+                    if begin == "BEGIN":
+                        await transaction.rollback()
+        except DBAPIError as error:
+            raise translate(error) from error
+        except sa.exc.TimeoutError as error:
+            raise LamppostError(
+                Kind.UNAVAILABLE, "No database connection was free in time."
+            ) from error
+
+    async def now_us(self) -> int:
+        """An embedded database has the machine's clock."""
+        if self._closed:
+            raise LamppostError(Kind.CLOSED, "The database is closed.")
+        return self._clock.now_us()
+
+    async def migrate(self) -> str:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        async with self._writer, self._engine.connect() as connection:
+            await connection.execution_options(lamppost_begin="BEGIN IMMEDIATE")
+            async with connection.begin():
+                return await connection.run_sync(migrate.upgrade)
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._engine.dispose()
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    # SQLAlchemy begins transactions itself (see _begin), so the driver must not.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "foreign_keys=ON",
+        "journal_size_limit=67108864",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(options.get("lamppost_begin", "BEGIN"))
+
+
+def translate(error: DBAPIError) -> LamppostError:
+    """The driver's error as one of ours; the message never holds bound values."""
+    text = str(error.orig)
+    if isinstance(error, IntegrityError):
+        return LamppostError(Kind.CONFLICT, f"The database refused the row: {text}.")
+    if "locked" in text or "busy" in text:
+        return LamppostError(Kind.UNAVAILABLE, "The database is locked by another process.")
+    if "full" in text:
+        return LamppostError(Kind.FULL, "The disk of the database is full.")
+    if "malformed" in text or "not a database" in text:
+        return LamppostError(
+            Kind.CORRUPT,
+            f"The database file is damaged: {text}.",
+            fix="Restore a backup: lamppost restore.",
+        )
+    if isinstance(error.orig, sqlite3.OperationalError) and "no such table" in text:
+        return LamppostError(
+            Kind.UNAVAILABLE, f"The database has no schema yet: {text}.", fix="Run the migration."
+        )
+    return LamppostError(Kind.UNAVAILABLE, f"The database failed: {text}.")

@@ -1,0 +1,190 @@
+"""Topics and the messages on them: declared once (docs/architecture.md, "Topics").
+
+Values are JSON of msgspec structs, except `frames`, whose value is JPEG bytes and whose metadata
+stand in the headers so that a late frame is skipped before it is decoded. Headers follow the
+CloudEvents Kafka binding (`ce_*`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from shared import ids
+from shared.domain import Camera, GapReason, RecordingState
+from shared.errors import Kind, LamppostError
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Topic(NamedTuple):
+    """One topic: how it is kept, and whether it may lose anything."""
+
+    name: str
+    kept_s: int | None
+    compacted: bool = False
+    durable: bool = True
+    max_bytes: int = 256 * 1024
+
+
+CAMERAS = Topic("cameras", None, compacted=True)
+FRAMES = Topic("frames", 60, durable=False, max_bytes=512 * 1024)
+DETECTIONS = Topic("detections", 24 * 3600)
+SIGHTINGS = Topic("sightings", 24 * 3600)
+SEGMENTS = Topic("segments", 24 * 3600)
+CAMERA_STATUS = Topic("camera-status", 24 * 3600)
+TOPICS: dict[str, Topic] = {
+    topic.name: topic for topic in (CAMERAS, FRAMES, DETECTIONS, SIGHTINGS, SEGMENTS, CAMERA_STATUS)
+}
+
+
+class CameraChanged(msgspec.Struct, frozen=True, tag="camera.changed", tag_field="type"):
+    """Topic `cameras`: a camera as it is now. A deleted camera keeps its last configuration with
+    `deleted_at_us` set, so that its recorder is told why to stop."""
+
+    camera: Camera
+
+
+class SegmentArchived(msgspec.Struct, frozen=True, tag="segment.archived", tag_field="type"):
+    """Topic `segments`: bytes durable, hash checked, row committed."""
+
+    segment_id: str
+    camera_id: str
+    start_us: int
+    end_us: int
+    size_bytes: int
+    sha256: str
+    expires_at_us: int
+
+
+class SegmentPurged(msgspec.Struct, frozen=True, tag="segment.purged", tag_field="type"):
+    """Topic `segments`: bytes and row gone, tombstone written."""
+
+    segment_id: str
+    camera_id: str
+    start_us: int
+    end_us: int
+    tombstone_id: str
+
+
+class StatusChanged(msgspec.Struct, frozen=True, tag="camera.status", tag_field="type"):
+    """Topic `camera-status`: a recorder says what a camera is doing. Sent at each change and every
+    `ingest.status_interval_s`, with where its open segment and live stream are to be had."""
+
+    camera_id: str
+    state: RecordingState
+    since_us: int
+    at_us: int
+    recorder: str
+    epoch: int
+    reason: GapReason | None = None
+    detail: str = ""
+    recorder_url: str = ""
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    rate_fps: float = 0.0
+    bitrate_bps: float = 0.0
+    clock_offset_us: int | None = None
+    frames_sampled: int = 0
+    frames_dropped: int = 0
+    recorded_us: int = 0
+    """Recorded by this recorder process so far."""
+
+
+class GapRecorded(msgspec.Struct, frozen=True, tag="camera.gap", tag_field="type"):
+    """Topic `camera-status`: a gap row was committed."""
+
+    gap_id: str
+    camera_id: str
+    start_us: int
+    end_us: int
+    reason: GapReason
+    detail: str = ""
+
+
+class RecorderStatus(msgspec.Struct, frozen=True, tag="recorder.status", tag_field="type"):
+    """Topic `camera-status`, keyed by recorder: its spool and where it listens."""
+
+    recorder: str
+    at_us: int
+    epoch: int
+    url: str
+    cameras: tuple[str, ...]
+    spool_items: int
+    spool_bytes: int
+    free_bytes: int
+    stopped: bool = False
+
+
+SegmentEvent = SegmentArchived | SegmentPurged
+StatusEvent = StatusChanged | GapRecorded | RecorderStatus
+Event = (
+    CameraChanged | SegmentArchived | SegmentPurged | StatusChanged | GapRecorded | RecorderStatus
+)
+
+_encoder = msgspec.json.Encoder()
+T = TypeVar("T")
+
+
+def encode(event: Event) -> bytes:
+    """The JSON bytes of an event."""
+    return _encoder.encode(event)
+
+
+def decode(value: bytes, of: type[T]) -> T:
+    """The event of a value; CORRUPT when it is not one (a poison message)."""
+    try:
+        return msgspec.json.decode(value, type=of)
+    except msgspec.MsgspecError as error:
+        raise LamppostError(Kind.CORRUPT, f"Not a message of this topic: {error}.") from error
+
+
+def cloud_headers(
+    event_type: str,
+    source: str,
+    at_rfc3339: str,
+    event_id: str | None = None,
+    content_type: Literal["application/json", "image/jpeg"] = "application/json",
+) -> Headers:
+    """CloudEvents 1.0 binary-mode headers."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", f"org.lamppost.{event_type}.v1".encode()),
+        ("ce_source", source.encode()),
+        ("ce_id", (event_id or ids.new_id()).encode()),
+        ("ce_time", at_rfc3339.encode()),
+        ("content-type", content_type.encode()),
+    )
+
+
+class FrameMeta(NamedTuple):
+    """Headers of one analysis frame."""
+
+    camera_id: str
+    capture_us: int
+    uncertainty_us: int
+    width: int
+    height: int
+    epoch: int
+    sequence: int
+
+    def headers(self) -> Headers:
+        """As bus headers `lp_*`, decimal text."""
+        return tuple(
+            (f"lp_{name}", str(value).encode())
+            for name, value in zip(self._fields, self, strict=True)
+        )
+
+    @classmethod
+    def of(cls, headers: Headers) -> FrameMeta:
+        """Back from headers; CORRUPT when one is missing or no number."""
+        found = dict(headers)
+        try:
+            return cls(
+                found["lp_camera_id"].decode(),
+                *(int(found[f"lp_{name}"]) for name in cls._fields[1:]),
+            )
+        except (KeyError, ValueError, UnicodeDecodeError) as error:
+            raise LamppostError(Kind.CORRUPT, f"Frame header missing or wrong: {error}.") from error

@@ -1,0 +1,196 @@
+"""The spool: the local volume between a recorder and the archive, as a maildir.
+
+Below `spool/<recorder>/`:
+
+- `tmp/<id>.mp4` + `tmp/<id>.open.json`: a segment being written, and what is known of it.
+- `new/<id>.json` then `new/<id>.mp4`: a filed segment. The sidecar goes first; the video's arrival
+  in `new/` files it. A sidecar without its video is not filed yet.
+- `new/<id>.gap.json`: a filed gap.
+- `bad/`: set aside with a `<name>.reason` text. Never deleted by the program.
+- `state/<camera>.json`: up to when the camera's time is accounted for (recorded or a gap).
+- `epoch`: the last epoch this recorder used.
+
+`<id>` is `{start_us:020d}-{camera_id}-{uuid}`, so that a listing is in order of time.
+All functions block: call them on a media thread or through `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shared.domain import Gap, Segment
+from shared.errors import Kind, LamppostError
+
+_segment = msgspec.json.Decoder(Segment)
+_gap = msgspec.json.Decoder(Gap)
+
+
+class Filed(msgspec.Struct, frozen=True):
+    """One filed item: a segment with its video, or a gap."""
+
+    name: str
+    recorder_dir: Path
+    video: Path | None
+    sidecar: Path
+
+
+def sync_dir(path: Path) -> None:
+    """Make the folder's entries durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace `path` whole: a reader sees the old bytes or the new ones."""
+    part = path.with_name(path.name + f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    part.replace(path)
+    if sync:
+        sync_dir(path.parent)
+
+
+def item_name(camera_id: str, start_us: int, item_id: str) -> str:
+    return f"{max(0, start_us):020d}-{camera_id}-{item_id}"
+
+
+T = TypeVar("T")
+
+
+def _decode(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LamppostError(Kind.CORRUPT, f"Cannot read {path.name}: {error}.") from error
+
+
+class RecorderSpool:
+    """The recorder's side of its own folder."""
+
+    def __init__(self, root: Path, recorder: str) -> None:
+        self.dir = root / recorder
+        self.tmp, self.new, self.bad, self.state = (
+            self.dir / name for name in ("tmp", "new", "bad", "state")
+        )
+        for folder in (self.tmp, self.new, self.bad, self.state):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def next_epoch(self, now_us: int) -> int:
+        """A number higher than any this recorder used: wall time, or one more than the last."""
+        path = self.dir / "epoch"
+        last = int(path.read_text("ascii")) if path.exists() else 0
+        epoch = max(now_us, last + 1)
+        write_atomic(path, str(epoch).encode())
+        return epoch
+
+    def open_path(self, camera_id: str, start_us: int, segment_id: str) -> Path:
+        """Where a new segment is written."""
+        return self.tmp / (item_name(camera_id, start_us, segment_id) + ".mp4")
+
+    def file_segment(self, written: Path, segment: Segment) -> Path:
+        """File a finished, synced video of `tmp/`: sidecar, then the move, then the folder."""
+        name = item_name(segment.camera_id, segment.start_us, segment.id)
+        write_atomic(self.new / (name + ".json"), msgspec.json.encode(segment))
+        target = self.new / (name + ".mp4")
+        written.replace(target)
+        sync_dir(self.new)
+        written.with_suffix(".open.json").unlink(missing_ok=True)
+        return target
+
+    def file_gap(self, gap: Gap) -> Path:
+        """File a gap."""
+        name = item_name(gap.camera_id, gap.start_us, gap.id)
+        target = self.new / (name + ".gap.json")
+        write_atomic(target, msgspec.json.encode(gap))
+        return target
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Move a damaged file to `bad/` with the reason beside it."""
+        target = self.bad / path.name
+        write_atomic(target.with_name(target.name + ".reason"), reason.encode())
+        path.replace(target)
+        sync_dir(self.bad)
+
+    def accounted_until(self, camera_id: str) -> int | None:
+        """Up to when the camera's seconds have rows; None when never recorded here."""
+        path = self.state / f"{camera_id}.json"
+        try:
+            return int(msgspec.json.decode(path.read_bytes(), type=dict[str, int])["until_us"])
+        except (FileNotFoundError, msgspec.MsgspecError, KeyError):
+            return None
+
+    def set_accounted_until(self, camera_id: str, until_us: int) -> None:
+        write_atomic(
+            self.state / f"{camera_id}.json",
+            msgspec.json.encode({"until_us": until_us}),
+            sync=False,
+        )
+
+
+class SpoolReader:
+    """The archive's side: every recorder's folder below the root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def filed(self, limit: int = 1_000) -> list[Filed]:
+        """Up to `limit` filed items in no particular order; memory does not grow with the spool."""
+        found: list[Filed] = []
+        for item in self._walk():
+            found.append(item)
+            if len(found) >= limit:
+                break
+        return found
+
+    def _walk(self) -> Iterator[Filed]:
+        if not self.root.is_dir():
+            return
+        for recorder in sorted(self.root.iterdir()):
+            folder = recorder / "new"
+            if not folder.is_dir():
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = folder / entry.name
+                    if entry.name.endswith(".mp4"):
+                        yield Filed(path.stem, recorder, path, path.with_suffix(".json"))
+                    elif entry.name.endswith(".gap.json"):
+                        yield Filed(entry.name.removesuffix(".gap.json"), recorder, None, path)
+
+    def read_segment(self, item: Filed) -> Segment:
+        """The sidecar; CORRUPT when it is missing or unreadable."""
+        return _decode(item.sidecar, _segment)
+
+    def read_gap(self, item: Filed) -> Gap:
+        """The gap; CORRUPT when it is unreadable."""
+        return _decode(item.sidecar, _gap)
+
+    def remove(self, item: Filed) -> None:
+        """The item is archived: video first, so that a crash leaves a sidecar, never a video
+        without one."""
+        if item.video is not None:
+            item.video.unlink(missing_ok=True)
+        item.sidecar.unlink(missing_ok=True)
+
+    def usage(self) -> tuple[int, int]:
+        """Items and bytes that wait."""
+        items = size = 0
+        for item in self._walk():
+            path = item.video or item.sidecar
+            try:
+                size += path.stat().st_size
+                items += 1
+            except FileNotFoundError:
+                continue
+        return items, size
