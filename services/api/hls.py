@@ -1,0 +1,144 @@
+"""HLS media playlists over stored segments: byte ranges, no copy (RFC 8216, version 7).
+
+A part is a run of fragments of one segment that begins with a key frame, of about two to six
+seconds; it is named by its byte range in the segment's file. Holes are date ranges with their
+reason, and the part after a hole says its wall time and a discontinuity.
+
+Parts depend only on where the range begins, so a playlist that is read again while footage still
+arrives only grows (docs/architecture.md, "Playback and live").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
+from typing import NamedTuple
+
+from services.api.timeline import Hole, Piece, Timeline
+from shared import civil
+from shared.clock import SECOND_US
+from shared.domain import Fragment
+
+MIN_PART_US = 2 * SECOND_US
+TARGET_S = 6
+GAP_CLASS = "org.lamppost.gap"
+
+
+class Part(NamedTuple):
+    """One media segment of the playlist: `size` bytes at `offset` of a segment's file."""
+
+    segment_id: str
+    offset: int
+    size: int
+    start_us: int
+    duration_us: int
+    key: bool
+    whole: bool
+    """No fragment can be added to it any more."""
+
+
+def parts(piece: Piece) -> list[Part]:
+    """The piece in parts: cut before the first key frame after `MIN_PART_US`."""
+    groups: list[list[Fragment]] = []
+    for fragment in piece.fragments:
+        if not groups or (fragment.key and _long_enough(groups[-1], fragment)):
+            groups.append([fragment])
+        else:
+            groups[-1].append(fragment)
+    followers = [*(group[0] for group in groups[1:]), _next_fragment(piece)]
+    growing = piece.source.growing
+    return [
+        Part(
+            segment_id=piece.source.segment.id,
+            offset=group[0].offset,
+            size=sum(fragment.size for fragment in group),
+            start_us=group[0].start_us,
+            duration_us=_duration_us(group, follower, piece.source.segment.timescale),
+            key=group[0].key,
+            whole=index + 1 < len(groups) or not growing,
+        )
+        for index, (group, follower) in enumerate(zip(groups, followers, strict=True))
+    ]
+
+
+def _long_enough(group: Sequence[Fragment], following: Fragment) -> bool:
+    return following.start_us - group[0].start_us >= MIN_PART_US
+
+
+def _next_fragment(piece: Piece) -> Fragment | None:
+    """The fragment after the piece in its own segment, where there is one."""
+    later = (
+        fragment
+        for fragment in piece.source.segment.fragments
+        if fragment.offset > piece.fragments[-1].offset
+    )
+    return next(later, None)
+
+
+def _duration_us(group: Sequence[Fragment], follower: Fragment | None, timescale: int) -> int:
+    """Media time to the fragment that follows; at the segment's end its wall time."""
+    if follower is not None and follower.base_time > group[0].base_time:
+        return (follower.base_time - group[0].base_time) * SECOND_US // timescale
+    return max(1, group[-1].end_us - group[0].start_us)
+
+
+def playlist(timeline: Timeline, *, ended: bool, segment_url: str = "segments/{id}.mp4") -> str:
+    """The media playlist of a timeline.
+
+    `ended`: a range of the past, complete (VOD). Otherwise footage still arrives (EVENT): the last
+    part of a growing segment is left out until it is whole, so that no listed part ever changes.
+    """
+    listed = [(piece, _listed(piece, ended)) for piece in timeline.pieces]
+    every = [part for _, own in listed for part in own]
+    longest = max((ceil(part.duration_us / SECOND_US) for part in every), default=TARGET_S)
+    lines = [
+        "#EXTM3U",
+        "#EXT-X-VERSION:7",
+        f"#EXT-X-PLAYLIST-TYPE:{'VOD' if ended else 'EVENT'}",
+        f"#EXT-X-TARGETDURATION:{max(TARGET_S, longest)}",
+        "#EXT-X-MEDIA-SEQUENCE:0",
+    ]
+    if all(part.key for part in every):
+        lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
+    last_us = every[-1].start_us if every else timeline.start_us
+    holes = [hole for hole in timeline.holes if ended or hole.end_us <= last_us]
+    lines.extend(_date_ranges(holes))
+    lines.extend(_media(listed, segment_url))
+    if ended:
+        lines.append("#EXT-X-ENDLIST")
+    return "\n".join(lines) + "\n"
+
+
+def _listed(piece: Piece, ended: bool) -> list[Part]:
+    return [part for part in parts(piece) if ended or part.whole]
+
+
+def _date_ranges(holes: Iterable[Hole]) -> Iterator[str]:
+    for hole in holes:
+        seconds = (hole.end_us - hole.start_us) / SECOND_US
+        yield (
+            f'#EXT-X-DATERANGE:ID="gap-{hole.start_us}",CLASS="{GAP_CLASS}",'
+            f'START-DATE="{civil.rfc3339(hole.start_us)}",DURATION={seconds:.6f},'
+            f'X-REASON="{hole.reason}"'
+        )
+
+
+def _media(listed: Sequence[tuple[Piece, list[Part]]], segment_url: str) -> Iterator[str]:
+    mapped = ""
+    first = True
+    for piece, own in listed:
+        if not own:
+            continue
+        segment = piece.source.segment
+        url = segment_url.format(id=segment.id)
+        if not first and not piece.continues:
+            yield "#EXT-X-DISCONTINUITY"
+        if segment.init_sha256 != mapped or not piece.continues:
+            yield f'#EXT-X-MAP:URI="{url}",BYTERANGE="{segment.init_size}@0"'
+            mapped = segment.init_sha256
+        yield f"#EXT-X-PROGRAM-DATE-TIME:{civil.rfc3339(own[0].start_us)}"
+        for part in own:
+            yield f"#EXTINF:{part.duration_us / SECOND_US:.6f},"
+            yield f"#EXT-X-BYTERANGE:{part.size}@{part.offset}"
+            yield url
+        first = False
