@@ -341,4 +341,5 @@ media_session = sa.Table(
     _us("delivered_start_us", nullable=True),
     _us("delivered_end_us", nullable=True),
     sa.Column("delivered_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("ix_media_session_open", "closed_at_us", "expires_at_us"),
 )

@@ -158,6 +158,9 @@ def upgrade() -> None:
         sa.Column("delivered_bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_media_session")),
     )
+    op.create_index(
+        "ix_media_session_open", "media_session", ["closed_at_us", "expires_at_us"], unique=False
+    )
     op.create_table(
         "outbox",
         sa.Column(
