@@ -9,7 +9,8 @@ The contract, which tests/contract/test_bus.py runs against every adapter:
 - Delivery: a group's consumer gets each record at least once; what is not committed is delivered
   again after a restart or a change of assignment. Commit after the effect (invariant 9).
 - Assignment: each partition of a group's topics belongs to at most one live member. A member that
-  is silent for `session_timeout_s` loses its partitions.
+  is silent for `session_timeout_s` loses its partitions. A member that joins under a live
+  member's name takes its place; the one displaced meets CONFLICT.
 - Bounds: a value over the topic's `max_bytes` is TOO_LARGE; a poll returns at most `max_records`.
 - After `close` every call raises CLOSED. When the store cannot be reached: UNAVAILABLE, retryable.
 """
@@ -59,7 +60,16 @@ class Consumer(Protocol):
         ...
 
     async def commit(self, records: Sequence[Record]) -> None:
-        """Everything up to these records is done. A no-op without a group."""
+        """Everything up to these records is done. A no-op without a group.
+
+        CONFLICT, and nothing committed, when one of their partitions is no longer this member's:
+        its new owner gets them again, and the next poll shows the new assignment.
+        """
+        ...
+
+    async def owners(self) -> Mapping[Partition, str]:
+        """Which live member has each assigned partition of this group's topics; a partition
+        that is between two owners is missing. Empty without a group."""
         ...
 
     async def seek_to_beginning(self, partitions: frozenset[Partition]) -> None:
