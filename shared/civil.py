@@ -54,6 +54,9 @@ def midnight_us(day: date, tz: ZoneInfo) -> int:
     start = to_us(datetime.combine(day, time(), tzinfo=tz))
     while local_date(start, tz) < day:
         start += 15 * 60 * 1_000_000
+    # A gap that begins before midnight starts the day at its end, not at the imagined midnight.
+    while local_date(start - 1, tz) >= day:
+        start -= 60 * 1_000_000
     return start
 
 

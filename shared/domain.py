@@ -210,6 +210,8 @@ class HoldReason(StrEnum):
     COMPLAINT = "complaint"
     DATA_ACCESS_REQUEST = "data_access_request"
     CORONER = "coroner"
+    SENDING = "sending"
+    """Of system holds only: a clip is being sent."""
 
 
 class HoldKind(StrEnum):

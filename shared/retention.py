@@ -34,6 +34,8 @@ class Policy(NamedTuple):
     retention_days: int
     basis: Basis
     timezone: str
+    effective_from_us: int = 0
+    """When it came into force: no footage that was readable until then expires before it."""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -58,8 +60,12 @@ def expires_at_us(end_us: int, policy: Policy) -> int:
 
 
 def effective_expiry_us(stored_us: int, end_us: int, policy: Policy) -> int:
-    """Shortening a policy applies at once, lengthening never to footage already recorded."""
-    return min(stored_us, expires_at_us(end_us, policy))
+    """Shortening a policy applies at once, lengthening never to footage already recorded.
+
+    "At once" is the instant the policy came into force, never earlier: otherwise a hold placed
+    while the footage was still readable would look, afterwards, as if it had come too late.
+    """
+    return min(stored_us, max(expires_at_us(end_us, policy), policy.effective_from_us))
 
 
 class HoldState(StrEnum):
@@ -69,24 +75,54 @@ class HoldState(StrEnum):
     RELEASED = "released"
 
 
-def hold_end_us(hold: Hold) -> int | None:
-    """The instant the hold stops being in force, None while open-ended."""
+def hold_end(hold: Hold) -> tuple[int, HoldState] | None:
+    """When the hold stops being in force and what ends it; None while it has no end.
+
+    Of two ends at one instant the person's act counts before the date, the date before the lapse.
+    """
     ends = [
-        value
-        for value in (hold.released_at_us, hold.lapses_at_us, hold.ends_at_us)
+        (value, order, state)
+        for order, (value, state) in enumerate(
+            (
+                (hold.released_at_us, HoldState.RELEASED),
+                (hold.ends_at_us, HoldState.ENDED),
+                (hold.lapses_at_us, HoldState.LAPSED),
+            )
+        )
         if value is not None
     ]
-    return min(ends) if ends else None
+    if not ends:
+        return None
+    end, _, state = min(ends)
+    return end, state
+
+
+def hold_end_us(hold: Hold) -> int | None:
+    """The instant the hold stops being in force, None while open-ended."""
+    found = hold_end(hold)
+    return found[0] if found else None
 
 
 def hold_state(hold: Hold, now_us: int) -> HoldState:
     """What the hold is at `now_us`; the end itself is no longer in force."""
-    end = hold_end_us(hold)
-    if end is None or now_us < end:
+    found = hold_end(hold)
+    if found is None or now_us < found[0]:
         return HoldState.IN_FORCE
-    if hold.released_at_us == end:
-        return HoldState.RELEASED
-    return HoldState.ENDED if hold.ends_at_us == end else HoldState.LAPSED
+    return found[1]
+
+
+def kept_until_us(hold: Hold, expires_us: int) -> int | None:
+    """Until when the hold keeps footage that expires at `expires_us`; None: no end is set.
+
+    A release (or an end date) reached at or after expiry gives 72 h of grace; a lapse never extends
+    expiry; a system hold gives none.
+    """
+    found = hold_end(hold)
+    if found is None:
+        return None
+    end, state = found
+    graced = state is not HoldState.LAPSED and hold.kind is HoldKind.OFFICER and end >= expires_us
+    return end + GRACE_US if graced else end
 
 
 def covers(hold: Hold, camera_id: str, start_us: int, end_us: int, uncertainty_us: int) -> bool:
@@ -94,7 +130,7 @@ def covers(hold: Hold, camera_id: str, start_us: int, end_us: int, uncertainty_u
     (2 s at least): a doubtful clock keeps more, never less."""
     slack = max(MIN_UNCERTAINTY_US, uncertainty_us)
     return camera_id in hold.camera_ids and intervals.overlaps(
-        (hold.start_us - slack, hold.end_us + slack), (start_us, end_us)
+        (hold.start_us - slack, hold.end_us + slack), (start_us, max(end_us, start_us + 1))
     )
 
 
@@ -115,31 +151,45 @@ class Facts(NamedTuple):
     uncertainty_us: int
 
 
-def protection(facts: Facts, holds: Iterable[Hold], now_us: int) -> tuple[Protection, int | None]:
-    """Whether anything keeps the segment from its purge now, and until when (None: open-ended).
+def binding(facts: Facts, holds: Iterable[Hold]) -> list[Hold]:
+    """The holds that count for the segment, in order of placement, whether over or in force.
 
-    Overlapping holds are a set. A release (or an end date) reached at or after expiry gives 72 h of
-    grace; a lapse never extends expiry; a system hold gives none. Release before expiry: nothing.
+    A hold binds what was not yet due when it was placed: unexpired, or kept by another officer's
+    hold (its grace included). One placed later on a wider range does not revive what had expired
+    inside it. What a system hold keeps is not holdable by that.
     """
-    until: list[int | None] = []
-    grace_until = 0
-    for hold in holds:
-        if not covers(hold, facts.camera_id, facts.start_us, facts.end_us, facts.uncertainty_us):
+    found: list[Hold] = []
+    until: int | None = facts.expires_at_us
+    touching = [
+        hold
+        for hold in holds
+        if covers(hold, facts.camera_id, facts.start_us, facts.end_us, facts.uncertainty_us)
+    ]
+    for hold in sorted(touching, key=lambda hold: (hold.placed_at_us, hold.id)):
+        if until is not None and hold.placed_at_us >= until:
             continue
-        state = hold_state(hold, now_us)
-        end = hold_end_us(hold)
-        if state is HoldState.IN_FORCE:
-            until.append(end)
-        elif (
-            state in (HoldState.RELEASED, HoldState.ENDED)
-            and hold.kind is HoldKind.OFFICER
-            and end is not None
-            and end >= facts.expires_at_us
-        ):
-            grace_until = max(grace_until, end + GRACE_US)
-    if until:
-        known = [value for value in until if value is not None]
-        return Protection.HELD, None if len(known) < len(until) else max(known)
+        found.append(hold)
+        if until is not None and hold.kind is HoldKind.OFFICER:
+            end = kept_until_us(hold, facts.expires_at_us)
+            until = None if end is None else max(until, end)
+    return found
+
+
+def protection(facts: Facts, holds: Iterable[Hold], now_us: int) -> tuple[Protection, int | None]:
+    """Whether anything keeps the segment from its purge now, and until when (None: no end is set).
+
+    Overlapping holds are a set: one in force is enough; grace counts once none is.
+    """
+    held: list[int | None] = []
+    grace_until = 0
+    for hold in binding(facts, holds):
+        if hold_state(hold, now_us) is HoldState.IN_FORCE:
+            held.append(hold_end_us(hold))
+        else:
+            grace_until = max(grace_until, kept_until_us(hold, facts.expires_at_us) or 0)
+    if held:
+        known = [value for value in held if value is not None]
+        return Protection.HELD, None if len(known) < len(held) else max(known)
     if now_us < grace_until:
         return Protection.GRACE, grace_until
     return Protection.NONE, None
@@ -158,15 +208,14 @@ def access(
     """Whether the segment may be read at `now_us` (by `viewer_id`, once past expiry).
 
     Access stops at expiry, whatever the purge has done. HOLD_ONLY is returned to an officer of a
-    covering hold in force, and to `viewer_id=None` as a statement about the segment itself.
+    binding hold in force, and to `viewer_id=None` as a statement about the segment itself.
     """
     if now_us < facts.expires_at_us:
         return Access.OPEN
-    for hold in holds:
+    for hold in binding(facts, holds):
         if (
             hold.kind is HoldKind.OFFICER
             and hold_state(hold, now_us) is HoldState.IN_FORCE
-            and covers(hold, facts.camera_id, facts.start_us, facts.end_us, facts.uncertainty_us)
             and (viewer_id is None or viewer_id in (hold.requester_id, *hold.officers))
         ):
             return Access.HOLD_ONLY

@@ -2,8 +2,8 @@
 
 Migrations build it (shared/db/migrations); a test compares the two. One writer each: camera, zone,
 hold, user, api_key, session, setup_link, media_session (api) · segment (archive inserts, retention
-ends) · gap, sighting (archive) · tombstone, purge_claim, breaker, policy, ledger_day (retention) ·
-audit (append-only, through shared/audit.py) · outbox (its service).
+ends) · gap, sighting (archive) · tombstone, purge_claim, breaker, policy, ledger_day, retention_run
+(retention) · audit (append-only, through shared/audit.py) · outbox (its service).
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ segment = sa.Table(
     sa.Index("ix_segment_camera_end", "camera_id", "end_us"),
     sa.Index("ix_segment_expires", "expires_at_us", "camera_id"),
     sa.Index("ix_segment_date_camera", "recording_date", "camera_id"),
+    sa.Index("ix_segment_committed", "committed_at_us"),
     sa.UniqueConstraint("key"),
 )
 
@@ -229,6 +230,17 @@ breaker = sa.Table(
     _us("cleared_at_us", nullable=True),
     _text("cleared_by", 200),
     _text("cleared_reason", 1000),
+    sa.Column("planned", sa.JSON, nullable=True),  # recording date to due count, at the opening
+)
+
+retention_run = sa.Table(
+    "retention_run",
+    metadata,  # the last run of each worker, for whoever asks how retention stands
+    sa.Column("worker", sa.String(100), primary_key=True),
+    _us("at_us"),
+    sa.Column("purged", sa.Integer, nullable=False),
+    _text("stopped", 40),
+    _text("detail", 1000),
 )
 
 audit = sa.Table(

@@ -58,7 +58,17 @@ def upgrade() -> None:
         sa.Column("cleared_at_us", sa.BigInteger(), nullable=True),
         sa.Column("cleared_by", sa.String(length=200), server_default="", nullable=False),
         sa.Column("cleared_reason", sa.String(length=1000), server_default="", nullable=False),
+        sa.Column("planned", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_breaker")),
+    )
+    op.create_table(
+        "retention_run",
+        sa.Column("worker", sa.String(length=100), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("purged", sa.Integer(), nullable=False),
+        sa.Column("stopped", sa.String(length=40), server_default="", nullable=False),
+        sa.Column("detail", sa.String(length=1000), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("worker", name=op.f("pk_retention_run")),
     )
     op.create_table(
         "camera",
@@ -235,6 +245,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_segment_camera_end", "segment", ["camera_id", "end_us"], unique=False)
     op.create_index(op.f("ix_segment_claim_id"), "segment", ["claim_id"], unique=False)
+    op.create_index("ix_segment_committed", "segment", ["committed_at_us"], unique=False)
     op.create_index(
         "ix_segment_date_camera", "segment", ["recording_date", "camera_id"], unique=False
     )
