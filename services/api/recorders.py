@@ -1,0 +1,133 @@
+"""Where each camera's recorder is and what it does, kept in memory from topic `camera-status`.
+
+Recorders repeat their state every few seconds (`ingest.status_interval_s`), so a directory that
+starts at the log's end knows everything within one interval. What was not repeated for three
+intervals is stale: its recorder is gone, whatever it said last.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shared import log, metrics
+from shared.bus import Bus, Consumer, Partition, Record
+from shared.clock import SECOND_US, Clock
+from shared.errors import Kind, LamppostError
+from shared.messages import (
+    CAMERA_STATUS,
+    RecorderStatus,
+    StatusChanged,
+    StatusEvent,
+    decode,
+)
+from shared.runtime import Backoff, Stop
+
+MAX_CAMERAS = 20_000
+MAX_RECORDERS = 2_000
+
+
+class CameraState(NamedTuple):
+    """The newest word of a camera's recorder."""
+
+    status: StatusChanged
+    stale: bool
+    """Nothing was heard for three intervals."""
+
+
+class RecorderDirectory:
+    """Follows the recorders; reads never wait."""
+
+    def __init__(self, bus: Bus, clock: Clock, *, status_interval_s: float = 5.0) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._stale_us = round(3 * status_interval_s * SECOND_US) + 2 * SECOND_US
+        self._cameras: dict[str, StatusChanged] = {}
+        self._recorders: dict[str, RecorderStatus] = {}
+        self._heard_us: dict[str, int] = {}
+        self.first_offsets: dict[Partition, int] = {}
+        """The first offset seen of each partition: where an event stream that has never seen a
+        partition resumes."""
+        self._log = log.get("api.recorders")
+
+    def state(self, camera_id: str) -> CameraState | None:
+        """What the camera's recorder said last; None before the first word."""
+        status = self._cameras.get(camera_id)
+        return None if status is None else CameraState(status, self._is_stale(camera_id))
+
+    def states(self) -> dict[str, CameraState]:
+        """Every known camera."""
+        return {
+            camera_id: CameraState(status, self._is_stale(camera_id))
+            for camera_id, status in self._cameras.items()
+        }
+
+    def url_for(self, camera_id: str) -> str | None:
+        """Where the recorder that has the camera listens; None when there is none alive."""
+        state = self.state(camera_id)
+        if state is None or state.stale or not state.status.recorder_url:
+            return None
+        recorder = self._recorders.get(state.status.recorder)
+        return None if recorder is not None and recorder.stopped else state.status.recorder_url
+
+    def any_url(self) -> str | None:
+        """Some live recorder, for a connection test; the one with the fewest cameras."""
+        alive = [item for item in self.recorders() if not item.stopped and item.url]
+        return min(alive, key=lambda item: len(item.cameras)).url if alive else None
+
+    def recorders(self) -> list[RecorderStatus]:
+        """Recorders heard of lately."""
+        return [
+            item for name, item in self._recorders.items() if not self._is_stale(f"recorder:{name}")
+        ]
+
+    def apply(self, event: StatusEvent) -> None:
+        """Take one event in; an older word than the one known is ignored."""
+        now = self._clock.monotonic_us()
+        if isinstance(event, StatusChanged):
+            known = self._cameras.get(event.camera_id)
+            if known is not None and (known.epoch, known.at_us) > (event.epoch, event.at_us):
+                return
+            if known is None and len(self._cameras) >= MAX_CAMERAS:
+                return
+            self._cameras[event.camera_id] = event
+            self._heard_us[event.camera_id] = now
+        elif isinstance(event, RecorderStatus):
+            if event.recorder not in self._recorders and len(self._recorders) >= MAX_RECORDERS:
+                return
+            self._recorders[event.recorder] = event
+            self._heard_us[f"recorder:{event.recorder}"] = now
+
+    def _is_stale(self, key: str) -> bool:
+        heard = self._heard_us.get(key)
+        return heard is None or self._clock.monotonic_us() - heard > self._stale_us
+
+    def take(self, records: list[Record]) -> None:
+        """Apply records of the bus; an unreadable one is counted and set aside."""
+        for record in records:
+            self.first_offsets.setdefault((record.topic, record.partition), record.offset)
+            try:
+                self.apply(decode(record.value, StatusEvent))  # type: ignore[arg-type]
+            except LamppostError as error:
+                metrics.BUS_POISON.labels(record.topic).inc()
+                self._log.warning("unreadable status", cause=str(error))
+
+    async def run(self, stop: Stop) -> None:
+        """Follow the topic until the stop; a bus that is away is tried again."""
+        backoff = Backoff()
+        while not stop.is_set:
+            try:
+                consumer = await self._bus.consumer([CAMERA_STATUS.name], start="latest")
+                try:
+                    await self._follow(consumer, stop, backoff)
+                finally:
+                    await consumer.close()
+            except LamppostError as error:
+                if error.kind is Kind.CLOSED:
+                    return
+                self._log.warning("retrying", cause=str(error))
+                await stop.sleep(self._clock, backoff.next_s())
+
+    async def _follow(self, consumer: Consumer, stop: Stop, backoff: Backoff) -> None:
+        while not stop.is_set:
+            self.take(await consumer.poll(timeout_s=0.5))
+            backoff.reset()

@@ -1,0 +1,9 @@
+"""Every router of the api, in the order of its documentation."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from services.api import health
+
+ROUTERS: tuple[APIRouter, ...] = (health.router,)
