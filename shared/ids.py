@@ -40,3 +40,8 @@ def object_key(recording_date: date, camera_id: str, start_us: int, segment_id: 
     """`v1/{recording_date}/{camera}/{start_utc}-{uuid}.mp4` (docs/architecture.md, "Objects")."""
     start = civil.to_datetime(start_us).astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     return f"v1/{recording_date.isoformat()}/{camera_id}/{start}-{segment_id}.mp4"
+
+
+def boxes_key(key: str) -> str:
+    """The key of the boxes object beside a segment's."""
+    return key.removesuffix(".mp4") + ".boxes"

@@ -68,6 +68,16 @@ def effective_expiry_us(stored_us: int, end_us: int, policy: Policy) -> int:
     return min(stored_us, max(expires_at_us(end_us, policy), policy.effective_from_us))
 
 
+def expired_before_us(now_us: int, policy: Policy) -> int:
+    """Footage that ends at or before this instant has expired by `now_us`, later footage not:
+    the inverse of `expires_at_us`."""
+    if policy.basis == "instant":
+        return now_us - policy.retention_days * DAY_US
+    zone = policy.zone
+    day = civil.local_date(now_us, zone) - timedelta(days=policy.retention_days)
+    return civil.midnight_us(day, zone)
+
+
 class HoldState(StrEnum):
     IN_FORCE = "in_force"
     LAPSED = "lapsed"
