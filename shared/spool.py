@@ -39,6 +39,13 @@ class Filed(msgspec.Struct, frozen=True):
     sidecar: Path
 
 
+class CameraState(msgspec.Struct, frozen=True):
+    """`state/<camera>.json`: what a recorder must know of a camera after its own death."""
+
+    until_us: int
+    stopped: str = ""
+
+
 def sync_dir(path: Path) -> None:
     """Make the folder's entries durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -124,18 +131,27 @@ class RecorderSpool:
 
     def accounted_until(self, camera_id: str) -> int | None:
         """Up to when the camera's seconds have rows; None when never recorded here."""
-        path = self.state / f"{camera_id}.json"
-        try:
-            return int(msgspec.json.decode(path.read_bytes(), type=dict[str, int])["until_us"])
-        except (FileNotFoundError, msgspec.MsgspecError, KeyError):
-            return None
+        state = self._read_state(camera_id)
+        return state.until_us if state else None
 
-    def set_accounted_until(self, camera_id: str, until_us: int) -> None:
+    def stopped_because(self, camera_id: str) -> str:
+        """The reason of a clean stop, empty after anything else."""
+        state = self._read_state(camera_id)
+        return state.stopped if state else ""
+
+    def set_accounted_until(self, camera_id: str, until_us: int, stopped: str = "") -> None:
         write_atomic(
             self.state / f"{camera_id}.json",
-            msgspec.json.encode({"until_us": until_us}),
+            msgspec.json.encode(CameraState(until_us, stopped)),
             sync=False,
         )
+
+    def _read_state(self, camera_id: str) -> CameraState | None:
+        path = self.state / f"{camera_id}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=CameraState)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
 
 
 class SpoolReader:
