@@ -88,6 +88,11 @@ class MediaPath(Protocol):
     fragments and frames are dropped for the reader (counted), filed segments and gaps are not lost
     because they stand in the spool."""
 
+    @property
+    def epoch(self) -> int:
+        """This recorder process's epoch (`RecorderSpool.next_epoch`), known from the start."""
+        ...
+
     def add(self, camera: Camera) -> None:
         """Record this camera; adding a changed configuration restarts only that camera, adding the
         same one does nothing. Returns at once."""
