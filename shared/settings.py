@@ -91,6 +91,10 @@ class Ingest(Section):
     rtsp_hosts: tuple[str, ...] = Field(
         (), description="Hosts (names, addresses, CIDR) that RTSP may reach; empty: any."
     )
+    rtsps_ca_file: Path | None = Field(
+        None, description="PEM file of the authority that signs cameras; none: the machine's."
+    )
+    rtsps_verify: bool = Field(True, description="Whether cameras' certificates are verified.")
     secrets_dir: Path = Field(
         Path("secrets/cameras"), description="Folder with one file `user:password` per secret."
     )
