@@ -57,6 +57,7 @@ class GapReason(StrEnum):
     MOVED = "moved"
     SPOOL_FULL = "spool_full"
     DISK_LOW = "disk_low"
+    OVER_CAPACITY = "over_capacity"
     SEGMENT_DAMAGED = "segment_damaged"
     MASK_NOT_BUILT = "mask_not_built"
     DISABLED = "disabled"

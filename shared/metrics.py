@@ -40,6 +40,13 @@ GAP_SECONDS = _counter(
 RECONNECTS = _counter("lamppost_reconnects", "Connections begun again, by reason.", ("reason",))
 FRAMES_SAMPLED = _counter("lamppost_frames_sampled", "Analysis frames published.")
 FRAMES_DROPPED = _counter("lamppost_frames_dropped", "Analysis frames not published.", ("reason",))
+FRAMES_RECEIVED = _counter("lamppost_frames_received", "Analysis frames that reached detection.")
+FRAMES_SKIPPED = _counter(
+    "lamppost_frames_skipped", "Analysis frames skipped from their header, by reason.", ("reason",)
+)
+FRAMES_ANALYSED = _counter("lamppost_frames_analysed", "Analysis frames that a detector looked at.")
+LIVE_CLIENTS = _gauge("lamppost_live_clients", "Readers of live streams.")
+LIVE_DROPPED = _counter("lamppost_live_dropped", "Live readers dropped because they were slow.")
 SPOOL_ITEMS = _gauge("lamppost_spool_items", "Files waiting in the spool.")
 SPOOL_BYTES = _gauge("lamppost_spool_bytes", "Bytes waiting in the spool.")
 DISK_FREE_RATIO = _gauge("lamppost_disk_free_ratio", "Free share of the volume.", ("volume",))
