@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.api import queries
 from services.api.limits import LoginLimiter
+from services.api.media import Media
 from services.api.recorders import RecorderDirectory
 from shared import civil
 from shared.clock import SECOND_US, Clock
@@ -26,6 +27,8 @@ class ApiContext:
     settings: Settings
     recorders: RecorderDirectory
     logins: LoginLimiter = field(init=False)
+    media: Media = field(init=False)
+    """Sessions and footage of the media routes; the service runs `media.run(stop)`."""
     stop: Stop = field(default_factory=Stop)
     """Set when the api ends: every open stream ends with it, within a second."""
     streams: int = 0
@@ -36,6 +39,7 @@ class ApiContext:
 
     def __post_init__(self) -> None:
         self.logins = LoginLimiter(self.clock)
+        self.media = Media(self.platform, self.settings, self.recorders)
         self._wall_start_us = self.clock.now_us()
         self._mono_start_us = self.clock.monotonic_us()
 

@@ -82,11 +82,18 @@ def _duration_us(group: Sequence[Fragment], follower: Fragment | None, timescale
     return max(1, group[-1].end_us - group[0].start_us)
 
 
-def playlist(timeline: Timeline, *, ended: bool, segment_url: str = "segments/{id}.mp4") -> str:
+def playlist(
+    timeline: Timeline,
+    *,
+    ended: bool,
+    grows: bool = False,
+    segment_url: str = "segments/{id}.mp4",
+) -> str:
     """The media playlist of a timeline.
 
-    `ended`: a range of the past, complete (VOD). Otherwise footage still arrives (EVENT): the last
-    part of a growing segment is left out until it is whole, so that no listed part ever changes.
+    `ended`: the range is complete. Otherwise footage still arrives: the last part of a growing
+    segment is left out until it is whole, so that no listed part ever changes. `grows`: it was not
+    complete when the reader came, whose playlist type (EVENT) then stays the same to the end.
     """
     listed = [(piece, _listed(piece, ended)) for piece in timeline.pieces]
     every = [part for _, own in listed for part in own]
@@ -94,7 +101,7 @@ def playlist(timeline: Timeline, *, ended: bool, segment_url: str = "segments/{i
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:7",
-        f"#EXT-X-PLAYLIST-TYPE:{'VOD' if ended else 'EVENT'}",
+        f"#EXT-X-PLAYLIST-TYPE:{'VOD' if ended and not grows else 'EVENT'}",
         f"#EXT-X-TARGETDURATION:{max(TARGET_S, longest)}",
         "#EXT-X-MEDIA-SEQUENCE:0",
     ]

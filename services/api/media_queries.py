@@ -10,10 +10,12 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.api.timeline import Recorded
-from shared.clock import HOUR_US
+from shared.clock import DAY_US, HOUR_US
+from shared.db import holds as stored_holds
 from shared.db import rows, tables
-from shared.domain import Camera, Fragment, Gap, Hold, HoldKind
+from shared.domain import Fragment, Gap, Hold
 from shared.errors import Kind, LamppostError
+from shared.intervals import Interval
 from shared.retention import Facts, Policy
 
 MAX_SEGMENTS = 5_000
@@ -77,6 +79,18 @@ def _segment_row(row: RowMapping, fragments: tuple[Fragment, ...]) -> SegmentRow
     return SegmentRow(recorded, rows.facts_of(row), row["state"] != "live")
 
 
+async def first_expiry_us(connection: AsyncConnection, ids: Sequence[str]) -> int | None:
+    """The earliest stored expiry of these segments; None when none has a row."""
+    t = tables.segment.c
+    found: list[int] = []
+    for first in range(0, len(ids), _CHUNK):
+        query = sa.select(sa.func.min(t.expires_at_us)).where(t.id.in_(ids[first : first + _CHUNK]))
+        value = (await connection.execute(query)).scalar()
+        if value is not None:
+            found.append(int(value))
+    return min(found, default=None)
+
+
 async def _fragments(
     connection: AsyncConnection, ids: Sequence[str]
 ) -> dict[str, tuple[Fragment, ...]]:
@@ -103,20 +117,13 @@ async def gaps(
     return [rows.gap_of(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def officer_holds(connection: AsyncConnection, camera_id: str) -> list[Hold]:
-    """The camera's holds of officers that nobody released; the pure rule judges the rest."""
-    of = tables.hold_camera
-    query = (
-        sa.select(tables.hold)
-        .join(of, of.c.hold_id == tables.hold.c.id)
-        .where(
-            of.c.camera_id == camera_id,
-            tables.hold.c.kind == HoldKind.OFFICER.value,
-            tables.hold.c.released_at_us.is_(None),
-        )
+async def holds(
+    connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
+) -> list[Hold]:
+    """Holds near [start, end), over or in force: whether a later one binds depends on them."""
+    return await stored_holds.load(
+        connection, cameras=[camera_id], start_us=start_us - DAY_US, end_us=end_us + DAY_US
     )
-    found = (await connection.execute(query)).mappings()
-    return [rows.hold_of(row, (camera_id,)) for row in found]
 
 
 async def policy(connection: AsyncConnection) -> Policy | None:
@@ -126,28 +133,20 @@ async def policy(connection: AsyncConnection) -> Policy | None:
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         return None
-    return Policy(row["version"], row["retention_days"], row["basis"], row["timezone"])
-
-
-async def newest_commit_us(connection: AsyncConnection, camera_id: str) -> int | None:
-    """When the newest audit record, or the camera's newest segment, was committed."""
-    audited = sa.select(tables.audit.c.at_us).order_by(tables.audit.c.id.desc()).limit(1)
-    t = tables.segment
-    stored = (
-        sa.select(t.c.committed_at_us)
-        .where(t.c.camera_id == camera_id)
-        .order_by(t.c.end_us.desc())
-        .limit(1)
+    return Policy(
+        row["version"],
+        row["retention_days"],
+        row["basis"],
+        row["timezone"],
+        row["effective_from_us"],
     )
-    times = [(await connection.execute(query)).scalar() for query in (audited, stored)]
-    return max((int(time) for time in times if time is not None), default=None)
 
 
-async def camera(connection: AsyncConnection, camera_id: str) -> Camera | None:
-    """The camera, deleted or not: its footage outlives it."""
-    query = sa.select(tables.camera).where(tables.camera.c.id == camera_id)
-    row = (await connection.execute(query)).mappings().one_or_none()
-    return None if row is None else rows.camera_of(row)
+async def newest_commit_us(connection: AsyncConnection) -> int | None:
+    """When the newest segment was committed; None before the first."""
+    t = tables.segment.c.committed_at_us
+    found = (await connection.execute(sa.select(sa.func.max(t)))).scalar()
+    return None if found is None else int(found)
 
 
 async def add_session(connection: AsyncConnection, values: dict[str, Any]) -> None:
@@ -156,14 +155,20 @@ async def add_session(connection: AsyncConnection, values: dict[str, Any]) -> No
 
 
 async def session(connection: AsyncConnection, session_id: str) -> RowMapping | None:
-    """A session with its person's name and whether the account is still in use."""
+    """A session with its person's account and its camera as they are now."""
+    user, cam = tables.user, tables.camera
     query = (
         sa.select(
             tables.media_session,
-            tables.user.c.name.label("user_name"),
-            tables.user.c.disabled.label("user_disabled"),
+            user.c.name.label("user_name"),
+            user.c.disabled.label("user_disabled"),
+            user.c.roles.label("user_roles"),
+            user.c.districts.label("user_districts"),
+            user.c.camera_ids.label("user_camera_ids"),
+            cam.c.config.label("camera_config"),
         )
-        .join(tables.user, tables.user.c.id == tables.media_session.c.user_id, isouter=True)
+        .join(user, user.c.id == tables.media_session.c.user_id, isouter=True)
+        .join(cam, cam.c.id == tables.media_session.c.camera_id, isouter=True)
         .where(tables.media_session.c.id == session_id)
     )
     return (await connection.execute(query)).mappings().one_or_none()
@@ -182,26 +187,21 @@ async def expired_sessions(connection: AsyncConnection, now_us: int, limit: int)
 
 
 async def add_delivered(
-    connection: AsyncConnection, session_id: str, start_us: int, end_us: int, size: int
+    connection: AsyncConnection, session_id: str, span: Interval | None, size: int
 ) -> None:
     """Count what was sent; also right when several processes serve one session."""
     t = tables.media_session.c
-    await connection.execute(
-        sa.update(tables.media_session)
-        .where(t.id == session_id)
-        .values(
-            delivered_bytes=t.delivered_bytes + size,
-            delivered_start_us=sa.case(
-                (t.delivered_start_us.is_(None), start_us),
-                (t.delivered_start_us > start_us, start_us),
-                else_=t.delivered_start_us,
-            ),
-            delivered_end_us=sa.case(
-                (t.delivered_end_us.is_(None), end_us),
-                (t.delivered_end_us < end_us, end_us),
-                else_=t.delivered_end_us,
-            ),
+    values: dict[str, Any] = {"delivered_bytes": t.delivered_bytes + size}
+    if span is not None:
+        start, end = t.delivered_start_us, t.delivered_end_us
+        values["delivered_start_us"] = sa.case(
+            (sa.or_(start.is_(None), start > span[0]), span[0]), else_=start
         )
+        values["delivered_end_us"] = sa.case(
+            (sa.or_(end.is_(None), end < span[1]), span[1]), else_=end
+        )
+    await connection.execute(
+        sa.update(tables.media_session).where(t.id == session_id).values(**values)
     )
 
 

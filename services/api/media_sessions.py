@@ -9,19 +9,21 @@ session closes (docs/access-audit-evidence.md, "Audit").
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy import RowMapping
 
-from services.api import media_queries
+from services.api import auth, media_queries
+from services.api.access import Action, Resource, Subject, Why, decide
 from shared import audit, intervals, log, metrics
 from shared.audit import Actor, Entry
 from shared.clock import SECOND_US, Clock
 from shared.db import Database
+from shared.domain import Camera, Purpose
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
 from shared.runtime import Stop
@@ -37,7 +39,6 @@ class SessionKind(StrEnum):
     PLAYBACK = "playback"
     CLIP = "clip"
     LIVE = "live"
-    SNAPSHOT = "snapshot"
 
 
 class Asked(NamedTuple):
@@ -59,6 +60,7 @@ class MediaSession(NamedTuple):
     actor: Actor
     asked: Asked
     audit_id: int
+    opened_at_us: int
     expires_at_us: int
 
     @property
@@ -99,7 +101,9 @@ class MediaSessions:
             audit_id = await audit.append(
                 connection, entry_of(actor, asked, now, request_id=request_id)
             )
-            session = MediaSession(hash_of(token), actor, asked, audit_id, now + self._token_us)
+            session = MediaSession(
+                auth.digest(token), actor, asked, audit_id, now, now + self._token_us
+            )
             await media_queries.add_session(
                 connection,
                 {
@@ -132,17 +136,17 @@ class MediaSessions:
         """The session of a token that is valid now for one of `kinds`.
 
         UNAUTHENTICATED for a token nobody was given, GONE for one that ended or whose person may no
-        longer sign in, FORBIDDEN for one of another kind of session. Read anew at each request, so
-        that a close takes effect at once everywhere.
+        longer see the camera, FORBIDDEN for one of another kind of session. Read anew at each
+        request, so that a close takes effect at once everywhere.
         """
         async with self._database.read() as connection:
-            row = await media_queries.session(connection, hash_of(token))
+            row = await media_queries.session(connection, auth.digest(token))
         if row is None:
             raise LamppostError(
                 Kind.UNAUTHENTICATED, "This media token is not known.", fix="Open a session."
             )
         session = _session_of(row)
-        ended = row["closed_at_us"] is not None or row["user_disabled"]
+        ended = row["closed_at_us"] is not None or not _allowed(row, session)
         if ended or session.expires_at_us <= self._clock.now_us():
             raise LamppostError(
                 Kind.GONE, "This media session has ended.", fix="Open a new session."
@@ -162,13 +166,14 @@ class MediaSessions:
         """A response starts; the sweep leaves the session open until `end`."""
         self._delivered.setdefault(session.id, _Delivered()).sending += 1
 
-    def sent(self, session: MediaSession, span: Interval, size: int) -> None:
-        """Bytes of [start, end) were handed to the client."""
+    def sent(self, session: MediaSession, span: Interval | None, size: int) -> None:
+        """Bytes that show [start, end), or no picture (None), were handed to the client."""
         found = self._delivered.setdefault(session.id, _Delivered())
         found.total_bytes += size
         found.unwritten_bytes += size
-        found.spans = _bounded(intervals.union([*found.spans, span]))
-        found.unwritten = _bounded(intervals.union([*found.unwritten, span]))
+        if span is not None:
+            found.spans = _bounded(intervals.union([*found.spans, span]))
+            found.unwritten = _bounded(intervals.union([*found.unwritten, span]))
         metrics.MEDIA_BYTES.labels(session.asked.kind.value).inc(size)
 
     def end(self, session: MediaSession) -> None:
@@ -230,17 +235,40 @@ class MediaSessions:
             return
         spans, size = found.unwritten, found.unwritten_bytes
         async with self._database.write() as connection:
-            await media_queries.add_delivered(
-                connection, session_id, spans[0][0], spans[-1][1], size
-            )
+            span = (spans[0][0], spans[-1][1]) if spans else None
+            await media_queries.add_delivered(connection, session_id, span, size)
         # More may have been sent while the row was written: only what it counted is taken off.
         found.unwritten_bytes -= size
         found.unwritten = found.unwritten if found.unwritten_bytes else []
 
 
-def hash_of(token: str) -> str:
-    """What is stored of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
+ACTIONS = {
+    SessionKind.PLAYBACK: Action.PLAYBACK_OPEN,
+    SessionKind.CLIP: Action.CLIP_OPEN,
+    SessionKind.LIVE: Action.LIVE_OPEN,
+}
+
+
+def _allowed(row: RowMapping, session: MediaSession) -> bool:
+    """Whether the person may still do what the session was opened for: an account that was
+    disabled, or lost its role or its cameras, is shown nothing more."""
+    if row["user_roles"] is None or row["camera_config"] is None or row["user_disabled"]:
+        return False
+    districts, cameras = row["user_districts"], row["user_camera_ids"]
+    subject = Subject(
+        session.actor.id,
+        auth.roles_of(row["user_roles"]),
+        None if districts is None else tuple(districts),
+        None if cameras is None else tuple(cameras),
+    )
+    camera = msgspec.json.decode(row["camera_config"], type=Camera)
+    asked = session.asked
+    return decide(
+        subject,
+        ACTIONS[asked.kind],
+        Resource(camera.id, camera.district, camera.purposes),
+        Why(Purpose(asked.purpose), asked.case_ref, asked.reason),
+    ).allowed
 
 
 def entry_of(
@@ -300,7 +328,9 @@ def _session_of(row: RowMapping) -> MediaSession:
         row["reason"],
     )
     actor = Actor(row["user_id"], row["user_name"] or row["user_id"])
-    return MediaSession(row["id"], actor, asked, row["audit_id"], row["expires_at_us"])
+    return MediaSession(
+        row["id"], actor, asked, row["audit_id"], row["created_at_us"], row["expires_at_us"]
+    )
 
 
 def _bounded(spans: list[Interval]) -> list[Interval]:

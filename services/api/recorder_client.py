@@ -1,0 +1,141 @@
+"""What recorders still hold: their spool and open segments, and live fragments, over HTTP.
+
+Addresses come from the recorders' own status, never from a request. A recorder that is away has
+nothing to show; its footage comes through the archive later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import httpx2
+import msgspec
+
+from services.api.recorders import RecorderDirectory
+from services.api.timeline import Recorded
+from shared import log
+from shared.domain import Segment
+from shared.errors import Kind, LamppostError
+
+MAX_OTHERS = 32
+"""Recorders asked besides the camera's own: one may still hold what it recorded before a move."""
+MAX_LIST_BYTES = 16 * 1024 * 1024
+TIMEOUT = httpx2.Timeout(5.0, connect=1.0)
+PIECE_BYTES = 256 * 1024
+
+
+class Listed(Segment, frozen=True, kw_only=True):
+    """One segment of a recorder's answer."""
+
+    open: bool = False
+
+
+_listed = msgspec.json.Decoder(list[Listed])
+
+
+class RecorderClient:
+    """Asks the recorders of the directory, with the installation's internal key."""
+
+    def __init__(
+        self,
+        directory: RecorderDirectory,
+        internal_key: str,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._directory = directory
+        self._key = internal_key
+        self._transport = transport
+        self._made: httpx2.AsyncClient | None = None
+        self._log = log.get("api.recorders")
+
+    @property
+    def _client(self) -> httpx2.AsyncClient:
+        if self._made is None:
+            self._made = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key}"},
+                timeout=TIMEOUT,
+                follow_redirects=False,
+                trust_env=False,
+                transport=self._transport,
+                limits=httpx2.Limits(max_connections=512, max_keepalive_connections=64),
+            )
+        return self._made
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+            self._made = None
+
+    def _urls(self, camera_id: str) -> list[str]:
+        """The camera's own recorder first."""
+        own = self._directory.url_for(camera_id)
+        others = [item.url for item in self._directory.recorders() if item.url and not item.stopped]
+        found = dict.fromkeys([*([own] if own else []), *others[:MAX_OTHERS]])
+        return list(found)
+
+    async def segments(self, camera_id: str, start_us: int, end_us: int) -> list[Recorded]:
+        """What the recorders hold of the camera's [start, end)."""
+        answers = await asyncio.gather(
+            *(self._list(url, camera_id, start_us, end_us) for url in self._urls(camera_id))
+        )
+        return [item for answer in answers for item in answer]
+
+    async def _list(self, url: str, camera_id: str, start_us: int, end_us: int) -> list[Recorded]:
+        try:
+            answer = await self._client.get(
+                f"{url}/internal/segments",
+                params={"camera": camera_id, "start_us": start_us, "end_us": end_us},
+            )
+            if answer.status_code != 200 or len(answer.content) > MAX_LIST_BYTES:
+                self._log.warning("recorder refused a listing", status=answer.status_code)
+                return []
+            listed = _listed.decode(answer.content)
+        except (httpx2.HTTPError, msgspec.MsgspecError) as error:
+            self._log.warning("recorder cannot be asked", cause=type(error).__name__)
+            return []
+        return [
+            _recorded(item, url)
+            for item in listed
+            if item.camera_id == camera_id and item.fragments
+        ]
+
+    async def stream(
+        self, url: str, segment_id: str, offset: int, size: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a range of a segment in the recorder's spool; NOT_FOUND once archived."""
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
+        path = f"{url}/internal/segments/{segment_id}/bytes"
+        left = size
+        try:
+            async with self._client.stream("GET", path, headers=headers) as answer:
+                if answer.status_code != 206:
+                    raise LamppostError(Kind.NOT_FOUND, "The recorder has it no longer.")
+                async for piece in answer.aiter_bytes(PIECE_BYTES):
+                    if left <= 0:
+                        break
+                    yield piece[:left]
+                    left -= len(piece)
+        except httpx2.HTTPError as error:
+            if left == size:
+                raise LamppostError(Kind.NOT_FOUND, "The recorder is away.") from error
+            raise LamppostError(Kind.UNAVAILABLE, "The recorder went away.") from error
+
+    def live(self, camera_id: str) -> AbstractAsyncContextManager[Any]:
+        """The recorder's live answer, to be read as it comes; UNAVAILABLE without a recorder."""
+        url = self._directory.url_for(camera_id)
+        if url is None:
+            raise LamppostError(
+                Kind.UNAVAILABLE,
+                "No recorder has this camera now.",
+                fix="GET /v1/cameras/{id}/status says why.",
+            )
+        return self._client.stream("GET", f"{url}/internal/live", params={"camera": camera_id})
+
+
+def _recorded(item: Listed, url: str) -> Recorded:
+    start = item.fragments[0].start_us
+    end = item.fragments[-1].end_us
+    return Recorded(item, (start, end), url=url, growing=item.open)
