@@ -1,0 +1,328 @@
+"""RTP to access units: H.264 (RFC 6184) and H.265 (RFC 7798), timelines and sender reports.
+
+Access units leave here as length-prefixed NAL units, each as the camera made it, in the order it
+was sent. No sockets, no clock. docs/architecture.md, "ingest".
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from collections import deque
+from typing import NamedTuple
+
+from shared.domain import Codec
+
+_LENGTH = struct.Struct(">I").pack
+_HALF = 1 << 31
+_WRAP = 1 << 32
+MAX_UNIT_BYTES = 16 * 1024 * 1024
+NTP_TO_UNIX_S = 2_208_988_800
+REORDER_MAX = 64
+OLDEST_NTP_S = NTP_TO_UNIX_S + 946_684_800
+"""A sender report from before the year 2000 comes from a clock that was never set."""
+
+
+class AccessUnit(NamedTuple):
+    """One picture as received."""
+
+    data: bytes
+    timestamp: int
+    """RTP timestamp, 32 bits."""
+    key: bool
+    sets: tuple[bytes, ...]
+    damaged: bool
+    """A packet of it is missing."""
+
+
+class Assembler:
+    """Puts RTP payloads together; `ready` holds what is complete."""
+
+    def __init__(self, codec: Codec, payload_type: int) -> None:
+        self._h264 = codec is Codec.H264
+        self._payload_type = payload_type
+        self.ready: deque[AccessUnit] = deque()
+        self.lost = 0
+        """Packets missing so far."""
+        self._expected: int | None = None
+        self._timestamp: int | None = None
+        self._closed: int | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._kinds: list[int] = []
+        self._sets: list[bytes] = []
+        self._fragment: list[bytes] | None = None
+        self._fragment_kind = 0
+        self._damaged = False
+        self._by_marker = True
+
+    def feed(self, buf: bytes | bytearray, start: int, end: int) -> None:
+        """One RTP packet, `buf[start:end]`. Anything that is not ours is passed over."""
+        if end - start < 13 or buf[start] >> 6 != 2 or buf[start + 1] & 127 != self._payload_type:
+            return
+        first = buf[start]
+        sequence = buf[start + 2] << 8 | buf[start + 3]
+        if self._expected is not None and sequence != self._expected:
+            missing = (sequence - self._expected) & 0xFFFF
+            if missing > 0x8000:
+                return
+            self.lost += missing
+            self._fragment = None
+            self._damaged = True
+        self._expected = (sequence + 1) & 0xFFFF
+        timestamp = int.from_bytes(buf[start + 4 : start + 8], "big")
+        marker = buf[start + 1] & 128
+        position = start + 12 + 4 * (first & 15)
+        if first & 16 and position + 4 <= end:
+            position += 4 + 4 * (buf[position + 2] << 8 | buf[position + 3])
+        if first & 32:
+            end -= buf[end - 1]
+        if timestamp != self._timestamp:
+            self._close()
+            self._timestamp = timestamp
+        if position < end:
+            if self._h264:
+                self._h264_payload(buf, position, end)
+            else:
+                self._h265_payload(buf, position, end)
+        if marker and self._by_marker and self._has_picture():
+            self._close()
+
+    def _h264_payload(self, buf: bytes | bytearray, start: int, end: int) -> None:
+        kind = buf[start] & 31
+        if kind == 28:
+            if end - start < 3:
+                return
+            head = buf[start + 1]
+            if head & 128:
+                self._fragment = [bytes(((buf[start] & 0xE0) | (head & 31),))]
+                self._fragment_kind = head & 31
+            self._fragment_part(buf, start + 2, end, bool(head & 64))
+        elif kind == 24:
+            self._aggregate(buf, start + 1, end)
+        elif 0 < kind < 24:
+            self._add(bytes(buf[start:end]))
+
+    def _h265_payload(self, buf: bytes | bytearray, start: int, end: int) -> None:
+        if end - start < 3:
+            return
+        kind = buf[start] >> 1 & 63
+        if kind == 49:
+            head = buf[start + 2]
+            if head & 128:
+                first = (buf[start] & 0x81) | (head & 63) << 1
+                self._fragment = [bytes((first, buf[start + 1]))]
+                self._fragment_kind = head & 63
+            self._fragment_part(buf, start + 3, end, bool(head & 64))
+        elif kind == 48:
+            self._aggregate(buf, start + 2, end)
+        elif kind < 48:
+            self._add(bytes(buf[start:end]))
+
+    def _fragment_part(self, buf: bytes | bytearray, start: int, end: int, last: bool) -> None:
+        if self._fragment is None:
+            self._damaged = True
+            return
+        self._fragment.append(bytes(buf[start:end]))
+        self._size += end - start
+        if self._size > MAX_UNIT_BYTES:
+            self._fragment, self._damaged = None, True
+        elif last:
+            whole = b"".join(self._fragment)
+            self._fragment = None
+            self._add(whole)
+
+    def _aggregate(self, buf: bytes | bytearray, start: int, end: int) -> None:
+        while start + 2 < end:
+            size = buf[start] << 8 | buf[start + 1]
+            start += 2
+            if size == 0 or start + size > end:
+                self._damaged = True
+                return
+            self._add(bytes(buf[start : start + size]))
+            start += size
+
+    def _add(self, nal: bytes) -> None:
+        kind = nal[0] & 31 if self._h264 else nal[0] >> 1 & 63
+        if not self._parts and self._closed == self._timestamp and self._continues(nal, kind):
+            # A marker on every slice: from now on only a new timestamp ends a picture.
+            self._by_marker = False
+        if kind in ((7, 8) if self._h264 else (32, 33, 34)):
+            self._sets.append(nal)
+        self._kinds.append(kind)
+        self._parts.append(_LENGTH(len(nal)))
+        self._parts.append(nal)
+
+    def _continues(self, nal: bytes, kind: int) -> bool:
+        """Whether a slice is not its picture's first."""
+        if self._h264:
+            return 1 <= kind <= 5 and len(nal) > 1 and not nal[1] & 128
+        return kind < 32 and len(nal) > 2 and not nal[2] & 128
+
+    def _has_picture(self) -> bool:
+        if self._h264:
+            return any(1 <= kind <= 5 for kind in self._kinds)
+        return any(kind < 32 for kind in self._kinds)
+
+    def _is_key(self) -> bool:
+        if not self._h264:
+            return any(16 <= kind <= 21 for kind in self._kinds)
+        return 5 in self._kinds or (7 in self._kinds and 6 in self._kinds and self._all_intra())
+
+    def _all_intra(self) -> bool:
+        """H.264 without IDR: parameter sets, a recovery point and I slices open a picture."""
+        slices = [nal for nal in self._parts[1::2] if 1 <= nal[0] & 31 <= 5]
+        recovery = any(nal[0] & 31 == 6 and nal[1:2] == b"\x06" for nal in self._parts[1::2])
+        return recovery and bool(slices) and all(_slice_type(nal) in (2, 7) for nal in slices)
+
+    def _close(self) -> None:
+        if self._fragment is not None:
+            self._fragment, self._damaged = None, True
+        if self._has_picture() and self._timestamp is not None:
+            self.ready.append(
+                AccessUnit(
+                    b"".join(self._parts),
+                    self._timestamp,
+                    self._is_key(),
+                    tuple(self._sets),
+                    self._damaged,
+                )
+            )
+            self._closed = self._timestamp
+            self._damaged = False
+            self._parts, self._kinds, self._sets, self._size = [], [], [], 0
+        elif not self._parts:
+            self._size = 0
+        # Parameter sets sent with a timestamp of their own belong to the picture that follows.
+        elif len(self._parts) > 256:
+            self._parts, self._kinds, self._sets, self._size = [], [], [], 0
+
+
+def _slice_type(nal: bytes) -> int:
+    """`slice_type` of an H.264 slice: the second Exp-Golomb number of its header."""
+    bits = int.from_bytes(nal[1:17].ljust(16, b"\x00"), "big")
+    left, value = 128, 0
+    for _ in range(2):
+        zeros = 0
+        while left and not bits >> (left - 1) & 1:
+            zeros, left = zeros + 1, left - 1
+        if left <= zeros:
+            return -1
+        value = (bits >> (left - 1 - zeros) & ((1 << (zeros + 1)) - 1)) - 1
+        left -= zeros + 1
+    return value
+
+
+class Reorder:
+    """UDP: hands packets on in order, waiting for a missing one until REORDER_MAX are held."""
+
+    def __init__(self) -> None:
+        self._expected: int | None = None
+        self._held: dict[int, bytes] = {}
+
+    def push(self, packet: bytes) -> list[bytes]:
+        """The packets that may be handed on now."""
+        if len(packet) < 12:
+            return []
+        sequence = packet[2] << 8 | packet[3]
+        if self._expected is None:
+            self._expected = sequence
+        ahead = (sequence - self._expected) & 0xFFFF
+        if ahead > 0x8000:
+            return []
+        if ahead > 4 * REORDER_MAX:
+            self._held.clear()
+            self._expected = sequence
+        self._held[sequence] = packet
+        if len(self._held) > REORDER_MAX:
+            expected = self._expected
+            self._expected = min(self._held, key=lambda number: (number - expected) & 0xFFFF)
+        found = []
+        while self._expected in self._held:
+            found.append(self._held.pop(self._expected))
+            self._expected = (self._expected + 1) & 0xFFFF
+        return found
+
+
+class Timeline:
+    """RTP timestamps as pts from 0, with decode times that never run backwards.
+
+    RTP carries presentation times only. With a reorder depth of d pictures, the decode time of the
+    n-th access unit is the n-th smallest presentation time, d pictures late: that needs no
+    knowledge of the future beyond the stream's own depth (from its parameter sets, raised when a
+    picture arrives that is older than the depth allows).
+    """
+
+    JUMP_TICKS_S = 10
+
+    def __init__(self, clock_hz: int, depth: int, picture_ticks: int) -> None:
+        self.clock_hz = clock_hz
+        self._depth = min(max(depth, 0), 16)
+        self._picture_ticks = max(1, picture_ticks)
+        self._last: int | None = None
+        self._pts = 0
+        self._waiting: list[int] = []
+        self._given = 0
+        self._last_dts: int | None = None
+
+    def stamp(self, timestamp: int) -> tuple[int, int]:
+        """(pts, dts) of the next access unit in decode order."""
+        if self._last is not None:
+            step = (timestamp - self._last) % _WRAP
+            step -= _WRAP if step >= _HALF else 0
+            self._pts += step
+            if abs(step) > self.JUMP_TICKS_S * self.clock_hz:
+                self._waiting, self._given, self._last_dts = [], 0, None
+        self._last = timestamp
+        return self._pts, self._decode_time(self._pts)
+
+    def _decode_time(self, pts: int) -> int:
+        last, ticks = self._last_dts, self._picture_ticks
+        if last is not None and pts <= last:
+            self._depth = min(self._depth + 1, 16)
+        heapq.heappush(self._waiting, pts)
+        if len(self._waiting) > self._depth:
+            dts = heapq.heappop(self._waiting)
+        elif last is None:
+            dts = pts - self._depth * ticks
+        else:
+            dts = min(last + ticks, self._waiting[0])
+        if last is not None and dts <= last:
+            dts = last + 1
+        self._last_dts = dts
+        return dts
+
+
+class SenderReport(NamedTuple):
+    """The camera's wall clock at one RTP timestamp."""
+
+    wall_us: int
+    timestamp: int
+
+
+def sender_report(packet: bytes | bytearray | memoryview) -> SenderReport | None:
+    """The sender report of an RTCP compound packet; None without one that can be believed."""
+    position = 0
+    while position + 4 <= len(packet):
+        kind = packet[position + 1]
+        size = 4 * ((packet[position + 2] << 8 | packet[position + 3]) + 1)
+        if kind == 200 and position + 20 <= len(packet):
+            seconds, part, timestamp = struct.unpack_from(">III", packet, position + 8)
+            if seconds < OLDEST_NTP_S:
+                return None
+            wall_us = (seconds - NTP_TO_UNIX_S) * 1_000_000 + (part * 1_000_000 >> 32)
+            return SenderReport(wall_us, timestamp)
+        position += size
+    return None
+
+
+def capture_us(report: SenderReport, timestamp: int, clock_hz: int) -> int:
+    """When a picture was taken, by the camera's clock."""
+    step = (timestamp - report.timestamp) % _WRAP
+    step -= _WRAP if step >= _HALF else 0
+    return report.wall_us + step * 1_000_000 // clock_hz
+
+
+def receiver_report(ssrc: int) -> bytes:
+    """An empty receiver report: tells a camera that watches RTCP that we are alive."""
+    return struct.pack(">BBHI", 0x80, 201, 1, ssrc)
