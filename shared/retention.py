@@ -205,6 +205,12 @@ def protection(facts: Facts, holds: Iterable[Hold], now_us: int) -> tuple[Protec
     return Protection.NONE, None
 
 
+def due_since_us(facts: Facts, holds: Iterable[Hold]) -> int:
+    """Since when an unprotected segment has been due: its expiry, or the end of what kept it."""
+    kept = [kept_until_us(hold, facts.expires_at_us) for hold in binding(facts, holds)]
+    return max([facts.expires_at_us, *(until for until in kept if until is not None)])
+
+
 class Access(StrEnum):
     OPEN = "open"
     HOLD_ONLY = "hold_only"

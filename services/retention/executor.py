@@ -1,0 +1,260 @@
+"""Carries a plan out: claim, bytes, derivatives, tombstone (invariant 7, docs/retention.md).
+
+Each step may be the last before a crash, and each is safe to do again:
+
+1. claim: one transaction with the camera's lock asks the rule anew of the segments as they are now,
+   and marks what is due `purging`. From here it only goes forward.
+2. bytes: the objects and their boxes are deleted; a missing one is fine.
+3. journal: the tombstone is appended outside the database, before any row goes, so that a database
+   restored from a backup never brings a purged segment back.
+4. rows: tombstone (its id is the claim's, so there is one), segments, fragments, sightings and the
+   outbox rows, in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import NamedTuple
+
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.retention import queries
+from services.retention.plan import PlannedClaim
+from shared import ids, log, metrics, outbox, retention
+from shared.blobs import Blobs
+from shared.bus import Message
+from shared.db import holds as stored_holds
+from shared.db.rows import facts_of
+from shared.domain import Hold
+from shared.messages import SEGMENTS, SegmentPurged
+from shared.platform import Platform
+from shared.retention import MIN_UNCERTAINTY_US, Facts, Protection
+from shared.tombstones import Journal, Purged, Tombstone, row_of
+
+KEYS_A_CALL = 1_000
+LEASE_US = 600 * 1_000_000
+"""So long a claim of another worker is left alone; then that worker is taken for dead."""
+_log = log.get("retention.executor")
+
+
+class Claim(NamedTuple):
+    """Segments past the point of no return."""
+
+    id: str
+    camera_id: str
+    recording_date: date
+    policy_version: int
+    claimed_at_us: int
+    rows: Sequence[RowMapping]
+
+
+class Executor:
+    """One worker's hands. `may_delete` is asked before each claim and each deletion."""
+
+    def __init__(
+        self, platform: Platform, journal: Journal, worker: str, may_delete: Callable[[], bool]
+    ) -> None:
+        self._platform = platform
+        self._journal = journal
+        self._worker = worker
+        self._may_delete = may_delete
+
+    async def run(self, planned: PlannedClaim, policy_version: int) -> int:
+        """Claim and purge; how many segments are gone."""
+        if not self._may_delete():
+            return 0
+        claim = await self.claim(planned, policy_version)
+        return await self.finish(claim) if claim is not None else 0
+
+    async def resume(self) -> int:
+        """Finish what a crash left: this worker's claims, and others' whose lease is over."""
+        now_us = self._platform.clock.now_us()
+        async with self._platform.database.read() as connection:
+            found = await queries.open_claims(connection, self._worker, now_us - LEASE_US)
+        purged = 0
+        for row in found:
+            if not self._may_delete():
+                break
+            async with self._platform.database.read() as connection:
+                rows = await queries.claimed_rows(connection, row["id"])
+            _log.info("resuming a purge", claim=row["id"], segments=len(rows))
+            purged += await self.finish(
+                Claim(
+                    row["id"],
+                    row["camera_id"],
+                    row["recording_date"],
+                    row["policy_version"],
+                    row["claimed_at_us"],
+                    rows,
+                )
+            )
+        return purged
+
+    async def claim(self, planned: PlannedClaim, policy_version: int) -> Claim | None:
+        """Ask the rule again inside the camera's lock and mark what is due; None: nothing was."""
+        async with self._platform.database.write([planned.camera_id]) as connection:
+            now_us = self._platform.clock.now_us()
+            rows = await queries.live_rows(connection, planned.camera_id, planned.segment_ids)
+            chosen = await self._due(connection, planned.camera_id, rows, now_us)
+            if not chosen:
+                return None
+            claim = Claim(
+                ids.new_id(),
+                planned.camera_id,
+                planned.recording_date,
+                policy_version,
+                now_us,
+                chosen,
+            )
+            await queries.insert_claim(
+                connection,
+                {
+                    "id": claim.id,
+                    "camera_id": claim.camera_id,
+                    "recording_date": claim.recording_date,
+                    "worker": self._worker,
+                    "claimed_at_us": now_us,
+                    "policy_version": policy_version,
+                },
+                [row["id"] for row in chosen],
+            )
+        return claim
+
+    async def _due(
+        self,
+        connection: AsyncConnection,
+        camera_id: str,
+        rows: Sequence[RowMapping],
+        now_us: int,
+    ) -> list[RowMapping]:
+        """The rows that are past expiry and that nothing protects, by the holds as they are now."""
+        if not rows:
+            return []
+        holds = await holds_touching(connection, camera_id, rows)
+        return [
+            row
+            for row in rows
+            if row["expires_at_us"] <= now_us
+            and (
+                not holds
+                or retention.protection(facts_of(row), holds, now_us)[0] is Protection.NONE
+            )
+        ]
+
+    async def finish(self, claim: Claim) -> int:
+        """Bytes, journal, rows; how many segments this call brought to their end."""
+        await delete_bytes(self._platform.blobs, [row["key"] for row in claim.rows])
+        gone_us = self._platform.clock.now_us()
+        tombstone = self._tombstone(claim, gone_us) if claim.rows else None
+        if tombstone is not None:
+            await asyncio.to_thread(self._journal.append, tombstone)
+        async with self._platform.database.write([claim.camera_id]) as connection:
+            if await queries.has_tombstone(connection, claim.id):
+                return 0  # another worker finished the same claim
+            await queries.finish(connection, claim.id, row_of(tombstone) if tombstone else None)
+            if tombstone is None:
+                return 0
+            span = (
+                min(segment.start_us for segment in tombstone.segments),
+                max(segment.end_us for segment in tombstone.segments),
+            )
+            await purge_sightings(connection, claim.camera_id, gone_us, span=span)
+            await outbox.add(connection, "retention", _events(tombstone), at_us=gone_us)
+        metrics.RETENTION_PURGED.inc(tombstone.segment_count)
+        metrics.RETENTION_PURGED_BYTES.inc(tombstone.size_bytes)
+        return tombstone.segment_count
+
+    def _tombstone(self, claim: Claim, gone_us: int) -> Tombstone:
+        segments = tuple(
+            Purged(row["id"], row["start_us"], row["end_us"], row["sha256"], row["size_bytes"])
+            for row in claim.rows
+        )
+        return Tombstone(
+            id=claim.id,
+            camera_id=claim.camera_id,
+            recording_date=claim.recording_date,
+            segments=segments,
+            policy_version=claim.policy_version,
+            due_at_us=min(row["expires_at_us"] for row in claim.rows),
+            claimed_at_us=claim.claimed_at_us,
+            bytes_gone_at_us=gone_us,
+            written_at_us=self._platform.clock.now_us(),
+        )
+
+
+async def delete_bytes(blobs: Blobs, keys: Sequence[str]) -> None:
+    """The segments' objects and their boxes are gone when this returns."""
+    every = [name for key in keys for name in (key, ids.boxes_key(key))]
+    for first in range(0, len(every), KEYS_A_CALL):
+        await blobs.delete(every[first : first + KEYS_A_CALL])
+
+
+async def holds_touching(
+    connection: AsyncConnection, camera_id: str, rows: Sequence[RowMapping]
+) -> list[Hold]:
+    """Every hold that can bear on these rows of a camera."""
+    slack = max(MIN_UNCERTAINTY_US, *(row["clock_uncertainty_us"] for row in rows))
+    return await stored_holds.load(
+        connection,
+        cameras=[camera_id],
+        start_us=min(row["start_us"] for row in rows) - slack,
+        end_us=max(row["end_us"] for row in rows) + slack,
+    )
+
+
+async def purge_sightings(
+    connection: AsyncConnection,
+    camera_id: str,
+    now_us: int,
+    *,
+    span: tuple[int, int] | None = None,
+) -> int:
+    """Delete expired sightings whose footage is gone and that no hold covers by itself."""
+    after: tuple[int, str] | None = None
+    count = 0
+    while rows := await queries.lone_sightings(
+        connection, camera_id, now_us, span=span, after=after
+    ):
+        holds = await stored_holds.load(
+            connection,
+            cameras=[camera_id],
+            start_us=rows[0]["start_us"] - MIN_UNCERTAINTY_US,
+            end_us=max(row["end_us"] for row in rows) + MIN_UNCERTAINTY_US,
+        )
+        gone = [
+            row["id"]
+            for row in rows
+            if retention.protection(_sighting_facts(row), holds, now_us)[0] is Protection.NONE
+        ]
+        await queries.delete_sightings(connection, gone)
+        count += len(gone)
+        after = (rows[-1]["start_us"], rows[-1]["id"])
+    return count
+
+
+def _sighting_facts(row: RowMapping) -> Facts:
+    return Facts(
+        row["camera_id"],
+        row["start_us"],
+        row["end_us"],
+        row["expires_at_us"],
+        MIN_UNCERTAINTY_US,
+    )
+
+
+def _events(tombstone: Tombstone) -> list[Message]:
+    return [
+        outbox.event(
+            SEGMENTS.name,
+            tombstone.camera_id,
+            SegmentPurged(
+                segment.id, tombstone.camera_id, segment.start_us, segment.end_us, tombstone.id
+            ),
+            source="retention",
+            at_us=tombstone.bytes_gone_at_us,
+        )
+        for segment in tombstone.segments
+    ]
