@@ -1,0 +1,132 @@
+"""Each second of a camera, from its first `add` on, is in a segment or in a gap with a reason.
+
+One `Account` a camera, used by its recorder thread: it knows up to when time is accounted for and
+what is to blame for what follows. Gaps of a long outage are filed in pieces of at most a minute, so
+that the ledger is current. See docs/architecture.md, invariant 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared import ids, intervals, log, metrics
+from shared.clock import SECOND_US
+from shared.domain import Camera, Gap, GapReason
+from shared.spool import RecorderSpool
+
+PIECE_US = 60 * SECOND_US
+MAX_DETAIL = 200
+_logger = log.get("ingest")
+
+
+class Account:
+    """Times are wall time. Nothing is filed while a segment is open but through `recorded`."""
+
+    def __init__(
+        self,
+        camera: Camera,
+        spool: RecorderSpool,
+        recorder: str,
+        epoch: int,
+        filed: Callable[[Gap], None],
+    ) -> None:
+        self.camera = camera
+        self.until_us: int | None = spool.accounted_until(camera.id)
+        self.reason = GapReason.CONNECTING
+        self._detail = ""
+        self._spool = spool
+        self._recorder = recorder
+        self._epoch = epoch
+        self._filed = filed
+
+    def begin(self, now_us: int, *, replay: bool) -> None:
+        """Account for the time since this camera was last recorded here. A replay faster than real
+        time has times of its own: its account begins with its first picture, or runs on."""
+        stopped = self._spool.stopped_because(self.camera.id)
+        self._spool_reason(stopped)
+        if replay:
+            return
+        if self.until_us is None:
+            self.until_us = now_us
+            self._spool.set_accounted_until(self.camera.id, now_us)
+        else:
+            self._gap(now_us)
+        self.reason, self._detail = GapReason.CONNECTING, ""
+
+    def _spool_reason(self, stopped: str) -> None:
+        try:
+            self.reason = GapReason(stopped)
+        except ValueError:
+            self.reason = GapReason.RECORDER_DOWN
+
+    def recorded_until(self, end_us: int) -> None:
+        """The video before `end_us` is safe in the spool, or about to be moved there: a death
+        between the two leaves a file that repair files."""
+        if self.until_us is None or end_us > self.until_us:
+            self.until_us = end_us
+            self._spool.set_accounted_until(self.camera.id, end_us)
+
+    def opened(self, start_us: int) -> None:
+        """A segment begins: what lies before it was not recorded for the reason in force."""
+        if self.until_us is None:
+            self.until_us = start_us
+        self._gap(start_us)
+        self.reason, self._detail = GapReason.CONNECTION_LOST, ""
+
+    def blame(self, reason: GapReason, detail: str, now_us: int) -> None:
+        """From now on this is why nothing is recorded."""
+        if reason is not self.reason:
+            self._gap(now_us)
+        self.reason, self._detail = reason, log.redact(detail)[:MAX_DETAIL]
+
+    def turn(self, reason: GapReason, detail: str = "") -> None:
+        """This is why nothing is recorded, since the last account."""
+        self.reason, self._detail = reason, log.redact(detail)[:MAX_DETAIL]
+
+    def tick(self, now_us: int) -> None:
+        """Keep the ledger current while nothing is recorded."""
+        if self.until_us is not None and now_us - self.until_us >= PIECE_US:
+            self._gap(now_us)
+
+    def stop(self, reason: GapReason, now_us: int) -> None:
+        """A clean stop: the gap that follows begins with this reason."""
+        self._gap(now_us)
+        if self.until_us is not None:
+            self._spool.set_accounted_until(self.camera.id, self.until_us, reason.value)
+
+    def _gap(self, end_us: int) -> None:
+        if self.until_us is None or end_us <= self.until_us:
+            return
+        try:
+            for start, end, reason in self._pieces(self.until_us, end_us):
+                gap = Gap(
+                    id=ids.new_id(),
+                    camera_id=self.camera.id,
+                    start_us=start,
+                    end_us=end,
+                    reason=reason,
+                    detail=self._detail if reason is self.reason else "",
+                    recorder=self._recorder,
+                    epoch=self._epoch,
+                )
+                self._spool.file_gap(gap)
+                self.until_us = end
+                metrics.GAP_SECONDS.labels(reason.value).inc((end - start) / SECOND_US)
+                self._filed(gap)
+            self._spool.set_accounted_until(self.camera.id, end_us)
+        except OSError as error:
+            _logger.warning("a gap could not be filed yet", camera=self.camera.id, cause=str(error))
+
+    def _pieces(self, start_us: int, end_us: int) -> list[tuple[int, int, GapReason]]:
+        """The interval by reason: planned maintenance explains whatever lies inside it."""
+        whole = [(start_us, end_us)]
+        planned = intervals.intersect(
+            whole, [(item.start_us, item.end_us) for item in self.camera.maintenance]
+        )
+        pieces = [(start, end, GapReason.MAINTENANCE) for start, end in planned]
+        pieces += [(s, e, self.reason) for s, e in intervals.subtract(whole, planned)]
+        return sorted(pieces)
+
+    def in_maintenance(self, now_us: int) -> bool:
+        """Whether maintenance is planned for now."""
+        return any(item.start_us <= now_us < item.end_us for item in self.camera.maintenance)

@@ -1,0 +1,124 @@
+"""What a dead recorder left half-written: cut to its last whole fragment and filed, or set aside
+with a reason, never silently dropped (docs/architecture.md, "ingest").
+
+Only `tmp/` is looked at, which holds at most one file a camera; what waits in `new/` costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+
+import msgspec
+
+from services.ingest.segment_file import OpenState, make_segment
+from shared import fmp4, log
+from shared.clock import SECOND_US
+from shared.domain import Fragment, Segment
+from shared.errors import LamppostError
+from shared.spool import RecorderSpool
+
+_decoder = msgspec.json.Decoder(OpenState)
+_logger = log.get("ingest")
+
+
+def left_behind(spool: RecorderSpool) -> dict[str, list[Path]]:
+    """Half-written videos by camera, oldest first; other leavings of `tmp/` are removed."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(spool.tmp.iterdir()):
+        if path.suffix == ".mp4":
+            found.setdefault(camera_of(path), []).append(path)
+        elif (
+            path.suffix == ".part"
+            or not path.with_name(path.name.removesuffix(".open.json") + ".mp4").exists()
+        ):
+            path.unlink(missing_ok=True)
+    return found
+
+
+def camera_of(path: Path) -> str:
+    """The camera in a spool name `{start_us}-{camera}-{uuid}`."""
+    return path.stem[21:-37]
+
+
+def repair(spool: RecorderSpool, path: Path, ceiling_us: int) -> Segment | None:
+    """File one half-written video; None when nothing of it could be saved.
+
+    `ceiling_us` is now: no repaired time lies after the file's last write or after that.
+    """
+    sidecar = path.with_suffix(".open.json")
+    try:
+        state = _decoder.decode(sidecar.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        _give_up(spool, path, f"what it is cannot be read: {error}")
+        return None
+    size = path.stat().st_size
+    init = state.segment.init
+    if size <= len(init):
+        path.unlink()
+        sidecar.unlink(missing_ok=True)
+        return None
+    written_us = min(ceiling_us, path.stat().st_mtime_ns // 1_000)
+    with path.open("r+b") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[: len(init)] != init:
+                    _give_up(spool, path, "it does not begin with its init section")
+                    return None
+                fragments, digest, end = _measure(data, state, written_us)
+        except (LamppostError, ValueError) as error:
+            _give_up(spool, path, str(error))
+            return None
+        if not fragments:
+            _give_up(spool, path, "it holds no whole fragment")
+            return None
+        file.truncate(end)
+        os.fsync(file.fileno())
+    segment = make_segment(state, fragments, end, digest, repaired=True)
+    spool.file_segment(path, segment)
+    return segment
+
+
+def _measure(
+    data: mmap.mmap, state: OpenState, written_us: int
+) -> tuple[tuple[Fragment, ...], str, int]:
+    """The whole fragments with their times and hashes, the hash of all, and where they end."""
+    segment = state.segment
+    whole = hashlib.sha256(segment.init)
+    fragments: list[Fragment] = []
+    end, first, start_us = len(segment.init), None, segment.start_us
+    for part in fmp4.parse_fragments(data, end):
+        if part.offset != end or not _plausible(data, part):
+            break
+        first = part.base_time if first is None else first
+        raw = data[part.offset : part.end]
+        whole.update(raw)
+        media_us = (part.base_time + part.duration - first) * SECOND_US // segment.timescale
+        end_us = max(start_us + 1, min(segment.start_us + media_us, written_us))
+        fragments.append(
+            Fragment(
+                offset=part.offset,
+                size=part.size,
+                start_us=start_us,
+                end_us=end_us,
+                key=part.key,
+                sha256=hashlib.sha256(raw).digest(),
+                samples=len(part.samples),
+                base_time=part.base_time,
+            )
+        )
+        start_us, end = end_us, part.end
+    return tuple(fragments), whole.hexdigest(), end
+
+
+def _plausible(data: mmap.mmap, part: fmp4.ParsedFragment) -> bool:
+    """Whether the pictures are there: after a power cut a file may end in pages of zeros."""
+    return all(any(data[sample.offset : sample.offset + 4]) for sample in part.samples)
+
+
+def _give_up(spool: RecorderSpool, path: Path, reason: str) -> None:
+    _logger.warning("set a half-written segment aside", file=path.name, reason=reason)
+    spool.set_aside(path, reason)
+    path.with_suffix(".open.json").unlink(missing_ok=True)
