@@ -1,0 +1,54 @@
+# Every task of the project; `make` alone lists them. CI runs these targets and nothing else.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?=
+export PYTHON
+ARGS ?=
+BOOTSTRAP = setup/python setup/bootstrap.py
+PYTEST = .venv/bin/python -m pytest
+JOBS ?= 2
+
+.PHONY: help run test prove torture bench lint docs lock clean
+
+help: ## This list
+	@echo "Lamppost. First time here: make run"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+run: ## Install what is needed and run everything on demo cameras (ARGS='--for 120s --json', '--footage DIR')
+	@$(BOOTSTRAP) run
+	@exec .venv/bin/python -m services demo $(ARGS)
+
+test: ## Install what is needed; unit, contract, pipeline and tidy tests (ARGS='-k name')
+	@$(BOOTSTRAP) test
+	$(PYTEST) -m "not slow and not servers" -n $(JOBS) $(ARGS)
+
+prove: ## Recording proved on real footage and on the wire (needs LAMPPOST_DATA; minutes)
+	@$(BOOTSTRAP) test
+	$(PYTEST) -m "slow or servers" $(ARGS)
+
+torture: ## kill -9 at random moments, full disks, clock jumps (ARGS='--kills 100'; minutes)
+	@$(BOOTSTRAP) test
+	@exec .venv/bin/python -m tests.torture $(ARGS)
+
+bench: ## Measure against peers, five interleaved rounds (ARGS='--small' for a check)
+	@$(BOOTSTRAP) test
+	@exec .venv/bin/python -m tests.bench $(ARGS)
+
+lint: ## Format, lint and types
+	@$(BOOTSTRAP) test
+	.venv/bin/ruff format --check services shared setup tests
+	.venv/bin/ruff check services shared setup tests
+	.venv/bin/mypy services shared setup
+
+docs: ## Write docs/ref/ anew from the code
+	@$(BOOTSTRAP) run
+	.venv/bin/python -m services.docs_ref
+
+lock: ## Write the lock files anew (ARGS=NAME upgrades one package)
+	@$(BOOTSTRAP) tools
+	setup/lock.sh $(ARGS)
+
+clean: ## Remove what was installed and cached; recordings under .lamppost/ stay
+	rm -rf .venv .tools .setup.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache dist build
+	find services shared setup tests -name __pycache__ -type d -prune -exec rm -rf {} +

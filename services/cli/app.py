@@ -1,0 +1,75 @@
+"""The command line's root: global options, the groups of commands, and errors as exit statuses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli import (
+    access,
+    cameras,
+    doctor,
+    footage,
+    holds,
+    output,
+    running,
+    stores,
+)
+from shared.errors import LamppostError
+
+app = typer.Typer(
+    name="lamppost",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Records street cameras, makes them searchable, deletes everything after 30 days unless held.",
+    epilog="Exit status: 0 well, 1 found something wrong, 2 wrong usage, 3 something is not there.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("lamppost"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", help="Where everything is kept.", envvar="LAMPPOST_STATE_DIR"),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    if state_dir is not None:
+        os.environ["LAMPPOST_STATE_DIR"] = str(state_dir)
+
+
+for module in (running, cameras, footage, holds, stores, access, doctor):
+    module.register(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit status."""
+    try:
+        app(args=list(arguments), prog_name="lamppost")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except LamppostError as error:
+        output.print_error(error)
+        return output.exit_code(error.kind)
+    except KeyboardInterrupt:
+        print("lamppost: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`): that is its right, and no traceback is owed.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 0
+    return 0

@@ -1,0 +1,116 @@
+"""`lamppost clip` and `lamppost play`: recorded footage over the HTTP API, each with its purpose."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli import output
+from services.cli.remote import Remote
+from shared.errors import Kind, LamppostError
+
+Camera = Annotated[str, typer.Argument(help="A camera's id.")]
+Start = Annotated[str, typer.Argument(help="2026-11-25T14:02, local time of the site.")]
+End = Annotated[str, typer.Argument(help="The end, or a length such as +5m.")]
+Purpose = Annotated[str, typer.Option(help="Why, such as crime_investigation.")]
+Case = Annotated[str, typer.Option("--case", help="Case reference.")]
+Reason = Annotated[str, typer.Option(help="Reason, where there is no case.")]
+PLAYERS = ("mpv", "vlc", "ffplay")
+_LENGTH = re.compile(r"^\+(\d+(?:\.\d+)?[smhd]?)$")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("play")(play)
+    app.command("clip")(clip)
+
+
+def parse_end(start: str, end: str) -> str:
+    """The end as it is, or the start plus `+5m`; a start without offset stays without one."""
+    match = _LENGTH.match(end.strip())
+    if match is None:
+        return end
+    from datetime import datetime, timedelta
+
+    from services.cli.running import parse_duration
+
+    try:
+        moment = datetime.fromisoformat(start.strip())
+    except ValueError as error:
+        raise LamppostError(
+            Kind.INVALID, f"{start!r} is not a time.", fix="Write 2026-11-25T14:02."
+        ) from error
+    return (moment + timedelta(seconds=parse_duration(match[1]))).isoformat()
+
+
+def _body(
+    camera: str, start: str, end: str, purpose: str, case: str, reason: str
+) -> dict[str, Any]:
+    return {
+        "camera": camera,
+        "start": start,
+        "end": parse_end(start, end),
+        "purpose": purpose,
+        "case_ref": case,
+        "reason": reason,
+    }
+
+
+def play(
+    camera: Camera,
+    start: Start,
+    end: End,
+    purpose: Purpose,
+    case: Case = "",
+    reason: Reason = "",
+    open_player: Annotated[
+        bool, typer.Option("--open", help="Open it in mpv, vlc or ffplay.")
+    ] = False,
+    as_json: output.Json = False,
+) -> None:
+    """Print an address that any HLS player opens; it is valid for 15 minutes."""
+    with Remote() as remote:
+        body = _body(camera, start, end, purpose, case, reason)
+        session = remote.call("POST", "/v1/playback-sessions", body=body)
+        session["url"] = remote.url + session["url"]
+    output.emit(session, as_json, lambda console: console.print(session["url"], soft_wrap=True))
+    if open_player:
+        player = next(filter(None, map(shutil.which, PLAYERS)), None)
+        if player is None:
+            raise LamppostError(
+                Kind.UNAVAILABLE,
+                f"None of {', '.join(PLAYERS)} is installed.",
+                fix="Paste the URL.",
+            )
+        subprocess.run([player, session["url"]], check=False)
+
+
+def clip(
+    camera: Camera,
+    start: Start,
+    end: End,
+    purpose: Purpose,
+    case: Case = "",
+    reason: Reason = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path(),
+    as_json: output.Json = False,
+) -> None:
+    """Fetch a range as MP4, without re-encoding: one file, or one for each part between gaps."""
+    if not out.is_dir():
+        raise LamppostError(Kind.INVALID, f"There is no folder {out}.", fix="Name one with --out.")
+    with Remote() as remote:
+        body = _body(camera, start, end, purpose, case, reason)
+        found = remote.call("POST", "/v1/clips", body=body)
+        written = []
+        for part in found["files"]:
+            name = part.get("name") or part["url"].rsplit("/", 1)[-1]
+            target = out / Path(name).name
+            remote.download("GET", part["url"], target)
+            written.append({**part, "file": str(target), "size_bytes": target.stat().st_size})
+    value = {**found, "files": written}
+    rows = [[item["file"], item.get("start"), item.get("end")] for item in written]
+    output.emit(value, as_json, output.table(["file", "from", "to"], rows))

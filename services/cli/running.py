@@ -1,0 +1,88 @@
+"""`lamppost run` and `lamppost demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli import output
+from shared import log
+from shared.errors import Kind, LamppostError
+from shared.settings import load
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|d|)$")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+For = Annotated[
+    str | None, typer.Option("--for", help="End by itself after this long, such as 120s or 2h.")
+]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `120s`, `5m`, `2h`, `1d` or a plain number."""
+    match = _DURATION.match(text.strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise LamppostError(
+            Kind.INVALID, f"{text!r} is not a length of time.", fix="Write 120s, 5m or 2h."
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run)
+    app.command("demo")(demo)
+
+
+def run(
+    service: Annotated[
+        str, typer.Argument(help="all, ingest, archive, retention, detect or api.")
+    ] = "all",
+    seconds: For = None,
+    as_json: output.Json = False,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run everything under one supervisor, or one service."""
+    from services import session, supervisor
+
+    settings = load()
+    if service == "all":
+        session.run(settings, for_s=seconds and parse_duration(seconds), as_json=as_json)
+        return
+    if service not in supervisor.SERVICES:
+        raise LamppostError(
+            Kind.INVALID,
+            f"There is no service {service!r}.",
+            fix=f"One of: all, {', '.join(supervisor.SERVICES)}.",
+        )
+    log.configure(settings.log)
+    if parent is not None:
+        from services.recorders import end_with_parent
+
+        end_with_parent(parent)
+    asyncio.run(supervisor.run_one(service, settings, parent))
+
+
+def demo(
+    footage: Annotated[
+        Path | None, typer.Option(help="Replay the clips of this folder instead.")
+    ] = None,
+    seconds: For = None,
+    as_json: output.Json = False,
+) -> None:
+    """Run everything on fifteen illustrative cameras that replay real footage."""
+    from services import demo as demo_module
+    from services import session
+    from shared.clock import SystemClock
+
+    settings = load()
+    for_s = seconds and parse_duration(seconds)
+    session.check_free(settings)
+    with demo_module.Announcer() as announce:
+        prepared = demo_module.prepare(settings, footage, SystemClock(), announce)
+    session.run(
+        demo_module.with_demo(settings, prepared), for_s=for_s, as_json=as_json, demo=prepared
+    )

@@ -1,0 +1,219 @@
+"""`lamppost doctor`: what is wrong with this machine, or with one camera, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform as machine
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from services.statelock import StateLock
+from shared.errors import LamppostError
+from shared.settings import Settings
+
+Verdict = Literal["ok", "warning", "wrong"]
+MIN_OPEN_FILES = 4_096
+MIN_FREE_BYTES = 5_000_000_000
+WHEELS = ("av", "simplejpeg", "numpy", "msgspec", "aiosqlite", "argon2", "uvicorn", "PIL")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Verdict
+    detail: str
+    fix: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; never raises, because a check that fails is a finding."""
+    checks: Sequence[tuple[str, Callable[[Settings], Finding]]] = (
+        ("python", python),
+        ("packages", wheels),
+        ("ffmpeg libraries", media),
+        ("sqlite", database),
+        ("state folder", state_folder),
+        ("disk", disk),
+        ("memory", memory),
+        ("open files", open_files),
+        ("clock", clock),
+        ("time zone", timezone),
+        ("port", port),
+    )
+    found = []
+    for name, look in checks:
+        try:
+            found.append(look(settings))
+        except Exception as error:
+            found.append(Finding(name, "warning", f"could not be looked at: {error!r}"))
+    return found
+
+
+def python(_settings: Settings) -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Finding("python", "ok", f"{version}, {machine.system()} {machine.machine()}")
+    return Finding("python", "wrong", version, "Use Python 3.11, 3.12 or 3.13.")
+
+
+def wheels(_settings: Settings) -> Finding:
+    missing = []
+    for name in WHEELS:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            missing.append(f"{name} ({error})")
+    if missing:
+        return Finding("packages", "wrong", f"not usable: {', '.join(missing)}", "Run make run.")
+    return Finding("packages", "ok", f"{len(WHEELS)} compiled packages load")
+
+
+def media(_settings: Settings) -> Finding:
+    import av
+
+    names = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+    missing = [name for name in ("h264", "hevc") if name not in av.codecs_available]
+    detail = f"PyAV {av.__version__}, libavformat {names.get('libavformat', '?')}"
+    if missing:
+        return Finding("ffmpeg libraries", "wrong", f"{detail}; no decoder {missing}", "make clean")
+    return Finding("ffmpeg libraries", "ok", detail)
+
+
+def database(_settings: Settings) -> Finding:
+    version = sqlite3.sqlite_version
+    if sqlite3.sqlite_version_info < (3, 37):
+        return Finding("sqlite", "wrong", version, "Use a Python with SQLite 3.37 or newer.")
+    return Finding("sqlite", "ok", version)
+
+
+def state_folder(settings: Settings) -> Finding:
+    folder = settings.state_dir
+    if not folder.exists():
+        parent = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+        if not os.access(parent, os.W_OK):
+            return Finding("state folder", "wrong", f"{parent} is not writable", "Choose another.")
+        return Finding("state folder", "ok", f"{folder} is made at the first start")
+    if not os.access(folder, os.W_OK):
+        return Finding("state folder", "wrong", f"{folder} is not writable", "Change its owner.")
+    kind = _filesystem(folder)
+    if kind in ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"):
+        return Finding(
+            "state folder",
+            "wrong",
+            f"{folder} is on {kind}",
+            "Put it on a local disk: SQLite's locks do not hold over a network.",
+        )
+    if kind in ("tmpfs", "ramfs"):
+        return Finding("state folder", "warning", f"{folder} is in memory and ends with it")
+    return Finding("state folder", "ok", f"{folder}{f' on {kind}' if kind else ''}")
+
+
+def _filesystem(folder: Path) -> str:
+    """The type of the file system below a folder; empty where the system does not say."""
+    best, kind = "", ""
+    try:
+        lines = Path("/proc/self/mounts").read_text("utf-8").splitlines()
+    except OSError:
+        return ""
+    path = str(folder.resolve())
+    for line in lines:
+        _, mount, found, *_ = line.split()
+        inside = path == mount or path.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, found
+    return kind
+
+
+def disk(settings: Settings) -> Finding:
+    folder = settings.state_dir
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    usage = shutil.disk_usage(place)
+    ratio = usage.free / usage.total
+    detail = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free ({ratio:.0%})"
+    if ratio <= settings.spool.min_free_ratio:
+        return Finding("disk", "wrong", detail, "Recording stops here: make room.")
+    if usage.free < MIN_FREE_BYTES:
+        return Finding("disk", "warning", detail, "The demo records about 75 GB a day.")
+    return Finding("disk", "ok", detail)
+
+
+def memory(_settings: Settings) -> Finding:
+    import psutil
+
+    available = psutil.virtual_memory().available
+    detail = f"{available / 1e9:.1f} GB available, {os.cpu_count()} cores"
+    if available < 1_000_000_000:
+        return Finding("memory", "warning", detail, "Fifteen cameras want about 1 GB.")
+    return Finding("memory", "ok", detail)
+
+
+def open_files(_settings: Settings) -> Finding:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_OPEN_FILES:
+        fix = f"ulimit -n {MIN_OPEN_FILES}"
+        return Finding("open files", "warning", f"{soft} of {hard}", fix)
+    return Finding("open files", "ok", str(soft))
+
+
+def clock(_settings: Settings) -> Finding:
+    """Deletion trusts the clock, so an undisciplined one is worth a word."""
+    if shutil.which("timedatectl"):
+        answer = _output("timedatectl", "show", "--property=NTPSynchronized", "--value")
+        if answer == "yes":
+            return Finding("clock", "ok", "synchronised")
+        if answer == "no":
+            return Finding(
+                "clock", "warning", "not synchronised", "Start systemd-timesyncd or chrony."
+            )
+    if shutil.which("chronyc") and "Normal" in _output("chronyc", "tracking"):
+        return Finding("clock", "ok", "synchronised by chrony")
+    return Finding(
+        "clock", "warning", "the machine does not say whether its clock is synchronised",
+        "In a container that is normal; see to it on the host.",
+    )  # fmt: skip
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def timezone(settings: Settings) -> Finding:
+    from shared import civil
+
+    civil.zone(settings.site.timezone)
+    return Finding("time zone", "ok", f"recording dates are of {settings.site.timezone}")
+
+
+def port(settings: Settings) -> Finding:
+    address = f"{settings.api.host}:{settings.api.port}"
+    lock = StateLock(settings.state_dir / "lock", "It")
+    if settings.state_dir.exists():
+        try:
+            lock.acquire()
+            lock.release()
+        except LamppostError as error:
+            owner = error.details.get("process", "?")
+            return Finding("port", "ok", f"{address}; Lamppost is running (process {owner})")
+    family = socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.api.host, settings.api.port))
+        except OSError as error:
+            fix = "Choose another: LAMPPOST_API__PORT=8601."
+            return Finding("port", "wrong", f"{address}: {error.strerror}", fix)
+    return Finding("port", "ok", f"{address} is free")

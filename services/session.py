@@ -1,0 +1,180 @@
+"""One sitting of `lamppost run all`: the lock, the supervisor, the display, the closing summary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from services import table
+from services.demo import Demo
+from services.logfile import LogFile
+from services.statelock import StateLock
+from services.summary import Collector
+from services.supervisor import RunSummary, Supervisor, address, check_port, on_signals
+from shared import log
+from shared.db import rows, tables
+from shared.domain import Camera, Role
+from shared.platform import Platform, open_platform
+from shared.runtime import Stop
+from shared.settings import Settings
+
+
+def state_lock(settings: Settings) -> StateLock:
+    """The lock of a state folder: one `run all` at a time."""
+    return StateLock(settings.state_dir / "lock", f"The state folder {settings.state_dir}")
+
+
+def check_free(settings: Settings) -> None:
+    """Fail before a long download when the folder or the port is taken."""
+    lock = state_lock(settings)
+    lock.acquire()
+    lock.release()
+    check_port(settings)
+
+
+def run(
+    settings: Settings, *, for_s: float | None, as_json: bool, demo: Demo | None = None
+) -> None:
+    """Run until told to stop, or for so long."""
+    lock = state_lock(settings)
+    lock.acquire()
+    check_port(settings)
+    shows_table = sys.stdout.isatty() and not as_json
+    quiet = shows_table or demo is not None
+    logs = LogFile(
+        settings.state_dir / "logs" / "lamppost.log", mirror=None if quiet else sys.stderr
+    )
+    log.configure(settings.log, stream=logs)
+    try:
+        summary = asyncio.run(_sit(settings, logs, for_s, as_json, demo))
+    except BaseException:
+        log.get("supervisor").critical("ended by an error", exc_info=True)
+        raise
+    finally:
+        log.configure(settings.log)
+        logs.close()
+        lock.release()
+    if summary is None:
+        return
+    if as_json:
+        print(json.dumps(summary._asdict()), flush=True)
+    else:
+        text = ", ".join(f"{name} {value}" for name, value in summary._asdict().items())
+        print(f"lamppost: ended after {for_s:.0f} s: {text}", flush=True)
+
+
+async def _sit(
+    settings: Settings, logs: LogFile, for_s: float | None, as_json: bool, demo: Demo | None
+) -> RunSummary | None:
+    stop = Stop()
+    platform = await open_platform(settings)
+    supervisor = Supervisor(settings, platform, logs)
+    undo = on_signals(stop, supervisor.kill)
+    try:
+        await supervisor.prepare()
+        if demo is not None:
+            await seed(platform, settings, demo.cameras)
+        signs = await _signs(platform, settings, demo)
+        collector = Collector(platform, settings, supervisor.board)
+        display = table.Display(
+            collector,
+            signs,
+            sys.stderr if as_json else sys.stdout,
+            platform.clock,
+            settings.spool.min_free_ratio,
+        )
+        showing = asyncio.create_task(display.run(stop))
+        ending = asyncio.create_task(_end_after(stop, platform, for_s))
+        end_us = 0
+        try:
+            await supervisor.run(stop, unattended=for_s is not None)
+        finally:
+            stop.set()
+            end_us = await ending
+            await asyncio.wait({showing}, timeout=1.0)
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+        return await supervisor.totals(end_us) if for_s is not None else None
+    finally:
+        undo()
+        await platform.close()
+
+
+async def _end_after(stop: Stop, platform: Platform, for_s: float | None) -> int:
+    """Set the stop when the time is over; when the stop was set, either way."""
+    if for_s is None:
+        await stop.wait()
+    else:
+        await stop.sleep(platform.clock, for_s)
+        stop.set()
+    return platform.clock.now_us()
+
+
+async def _signs(platform: Platform, settings: Settings, demo: Demo | None) -> table.Signs:
+    """Addresses and the one-time link of a first start."""
+    from services.api.sessions import ensure_setup_link
+
+    url = address(settings)
+    roles = list(Role) if demo is not None else [Role.SYSADMIN]
+    link = await ensure_setup_link(platform, roles=roles, base_url=url)
+    if link is None:
+        sign_in = [f"Sign in at {url}/ with your account (new ones: lamppost user add)."]
+    else:
+        what = "every role, because this is a demo" if demo is not None else "sysadmin"
+        sign_in = [f"First sign-in, one time only ({what}):", f"  {link}"]
+    return table.Signs(
+        url=url,
+        sign_in=sign_in,
+        notes=demo.notes if demo is not None else (),
+        timezone=settings.site.timezone,
+        log_file=str(_relative(settings.state_dir / "logs" / "lamppost.log")),
+    )
+
+
+def _relative(path: Path) -> Path:
+    """Shorter to read where it lies below the present folder."""
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+async def seed(platform: Platform, settings: Settings, cameras: tuple[Camera, ...]) -> int:
+    """Add the demo's cameras, or bring their sources up to date; how many were written.
+
+    A camera that a person disabled or deleted keeps what the person decided.
+    """
+    from services.api.camera_store import add_cameras, change_camera
+
+    async with platform.database.read() as connection:
+        found = (await connection.execute(tables.camera.select())).mappings().all()
+    present = {row["id"]: rows.camera_of(row) for row in found}
+    new = [camera for camera in cameras if camera.id not in present]
+    if new:
+        await add_cameras(platform, settings, new)
+    written = len(new)
+    for camera in cameras:
+        old = present.get(camera.id)
+        if old is not None and _outdated(old, camera):
+            source = camera.source
+            await change_camera(
+                platform,
+                settings,
+                camera.id,
+                lambda now, source=source: msgspec.structs.replace(now, source=source),
+            )
+            written += 1
+    return written
+
+
+def _outdated(present: Camera, wanted: Camera) -> bool:
+    """Whether the demo replays other footage now; a camera with a real source is left alone."""
+    return (
+        present.deleted_at_us is None
+        and present.source != wanted.source
+        and present.source.url.startswith("file:")
+    )
