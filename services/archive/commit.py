@@ -1,0 +1,159 @@
+"""The archive's transaction: row, fragment table, ledger count, gap and event become true at once.
+
+It runs under the locks of the cameras it names, which holds and purges take too, so that a hold
+placed while a segment was on its way covers it (docs/retention.md, "Hold against purge: the race").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.archive import filing, queries
+from services.archive.filing import Accepted, Span
+from shared import outbox, retention
+from shared.blobs import HELD, STANDARD
+from shared.domain import Gap, Hold, Segment
+from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentArchived
+from shared.platform import Platform
+from shared.retention import Policy, Protection
+from shared.settings import Settings
+from shared.spool import Filed
+
+SERVICE = "archive"
+
+
+class Outcome(NamedTuple):
+    """What is to be committed for an item, and then done with its files."""
+
+    item: Filed
+    accepted: Accepted | None = None
+    tagged_held: bool = False
+    gap: Gap | None = None
+    aside: str = ""
+    """The reason to set the files aside; empty: they are archived and removed."""
+
+
+class Committer:
+    """See the module."""
+
+    def __init__(self, platform: Platform, settings: Settings, relay: outbox.Relay) -> None:
+        self._platform = platform
+        self._settings = settings
+        self._relay = relay
+
+    async def rules(
+        self, connection: AsyncConnection, cameras: set[str]
+    ) -> tuple[Policy, list[Hold]]:
+        policy = await queries.newest_policy(connection) or default_policy(self._settings)
+        now_us = self._platform.clock.now_us()
+        return policy, await queries.holds(connection, cameras, now_us) if cameras else []
+
+    async def commit(self, outcomes: Sequence[Outcome]) -> None:
+        cameras = {one.accepted.segment.camera_id for one in outcomes if one.accepted}
+        cameras |= {one.gap.camera_id for one in outcomes if one.gap}
+        async with self._platform.database.write(sorted(cameras)) as connection:
+            policy, holds = await self.rules(connection, cameras)
+            await self._commit_segments(connection, outcomes, holds)
+            await self._commit_gaps(connection, outcomes, policy)
+        self._relay.wake()
+
+    async def _commit_segments(
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome], holds: Sequence[Hold]
+    ) -> None:
+        segments = {one.accepted.segment.id: one for one in outcomes if one.accepted}
+        if not segments:
+            return
+        for known in await queries.existing(connection, queries.SEGMENT, segments):
+            del segments[known]
+        accepted = [one.accepted for one in segments.values() if one.accepted]
+        if not accepted:
+            return
+        now_us = self._platform.clock.now_us()
+        await self._retag(list(segments.values()), holds, now_us)
+        spans = [_span(one.segment) for one in accepted]
+        fresh, changed = await queries.counted(connection, spans)
+        await queries.insert_segments(connection, accepted, fresh, now_us)
+        await queries.set_effective(connection, changed)
+        await outbox.add(
+            connection,
+            SERVICE,
+            [
+                outbox.event(
+                    SEGMENTS.name, one.segment.camera_id, _archived(one), source=SERVICE,
+                    at_us=now_us,
+                )
+                for one in accepted
+            ],
+            at_us=now_us,
+        )  # fmt: skip
+
+    async def _retag(self, stored: Sequence[Outcome], holds: Sequence[Hold], now_us: int) -> None:
+        """A hold placed or ended since the put: no hold can come between this and the commit,
+        because the cameras' locks are ours, and a later one finds the row and tags for itself."""
+        for want, tags in ((True, HELD), (False, STANDARD)):
+            keys = [
+                one.accepted.key
+                for one in stored
+                if one.accepted
+                and one.tagged_held is not want
+                and _is_held(one.accepted, holds, now_us) is want
+            ]
+            if keys:
+                await self._platform.blobs.set_tags(keys, tags)
+
+    async def _commit_gaps(
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome], policy: Policy
+    ) -> None:
+        gaps = {one.gap.id: one.gap for one in outcomes if one.gap}
+        if not gaps:
+            return
+        for known in await queries.existing(connection, queries.GAP, gaps):
+            del gaps[known]
+        if not gaps:
+            return
+        now_us = self._platform.clock.now_us()
+        await queries.insert_gaps(connection, list(gaps.values()), policy, now_us)
+        messages = [
+            outbox.event(
+                CAMERA_STATUS.name, gap.camera_id, _recorded(gap), source=SERVICE, at_us=now_us
+            )
+            for gap in gaps.values()
+        ]
+        await outbox.add(connection, SERVICE, messages, at_us=now_us)
+
+
+def default_policy(settings: Settings) -> Policy:
+    """The settings' policy, for as long as retention has not written one."""
+    rule = settings.retention
+    return Policy(0, rule.days, rule.basis, settings.site.timezone)
+
+
+def _span(segment: Segment) -> Span:
+    return Span(segment.id, segment.camera_id, segment.start_us, segment.end_us, segment.epoch)
+
+
+def _is_held(one: Accepted, holds: Sequence[Hold], now_us: int) -> bool:
+    facts = filing.facts_of(one.segment, one.expires_at_us)
+    return retention.protection(facts, holds, now_us)[0] is Protection.HELD
+
+
+def _archived(one: Accepted) -> SegmentArchived:
+    segment = one.segment
+    return SegmentArchived(
+        segment.id,
+        segment.camera_id,
+        segment.start_us,
+        segment.end_us,
+        segment.size_bytes,
+        segment.sha256,
+        one.expires_at_us,
+    )
+
+
+def _recorded(gap: Gap) -> GapRecorded:
+    return GapRecorded(
+        gap.id, gap.camera_id, gap.start_us, gap.end_us, gap.reason, gap.detail[:500]
+    )

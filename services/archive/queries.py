@@ -1,0 +1,250 @@
+"""All SQL of the archive. Writes run in the caller's transaction, under the cameras' locks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.archive.filing import MAX_SEGMENT_US, Accepted, Span, clusters, effective
+from shared import intervals, retention
+from shared.db import rows, tables
+from shared.domain import Gap, Hold
+from shared.intervals import Interval
+from shared.retention import Policy
+
+_segment, _gap, _ledger = tables.segment, tables.gap, tables.ledger_day
+SEGMENT, GAP = _segment, _gap
+ROUNDS = 8
+_SPAN = (
+    _segment.c.id,
+    _segment.c.camera_id,
+    _segment.c.start_us,
+    _segment.c.end_us,
+    _segment.c.epoch,
+)
+
+
+async def newest_policy(connection: AsyncConnection) -> Policy | None:
+    """The policy in force; None before retention wrote its first."""
+    query = sa.select(tables.policy).order_by(tables.policy.c.version.desc()).limit(1)
+    row = (await connection.execute(query)).mappings().first()
+    if row is None:
+        return None
+    return Policy(row["version"], row["retention_days"], row["basis"], row["timezone"])
+
+
+async def holds(connection: AsyncConnection, cameras: Iterable[str], now_us: int) -> list[Hold]:
+    """The holds that keep something of these cameras now, by force or by grace."""
+    hold, link = tables.hold, tables.hold_camera
+    since = now_us - retention.GRACE_US
+    query = (
+        sa.select(hold, link.c.camera_id)
+        .join(link, link.c.hold_id == hold.c.id)
+        .where(
+            link.c.camera_id.in_(sorted(set(cameras))),
+            *(
+                sa.or_(column.is_(None), column > since)
+                for column in (hold.c.released_at_us, hold.c.lapses_at_us, hold.c.ends_at_us)
+            ),
+        )
+    )
+    found: dict[str, list[sa.RowMapping]] = defaultdict(list)
+    for row in (await connection.execute(query)).mappings():
+        found[row["id"]].append(row)
+    return [
+        rows.hold_of(same[0], tuple(sorted(row["camera_id"] for row in same)))
+        for same in found.values()
+    ]
+
+
+async def existing(connection: AsyncConnection, table: sa.Table, ids: Iterable[str]) -> set[str]:
+    """Which of the ids have a row: a retry writes nothing twice."""
+    query = sa.select(table.c.id).where(table.c.id.in_(list(ids)))
+    return set((await connection.execute(query)).scalars())
+
+
+async def spans_between(
+    connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
+) -> list[Span]:
+    """Rows of the camera that overlap the interval; those being purged count no more."""
+    query = sa.select(*_SPAN).where(
+        _segment.c.camera_id == camera_id,
+        _segment.c.end_us > start_us,
+        _segment.c.end_us < end_us + MAX_SEGMENT_US,
+        _segment.c.start_us < end_us,
+        _segment.c.state == "live",
+    )
+    return [Span(*row) for row in (await connection.execute(query)).all()]
+
+
+async def neighbours(connection: AsyncConnection, new: Sequence[Span]) -> list[Span]:
+    """Rows that overlap the new spans, one query for each run of adjoining ones."""
+    by_camera: dict[str, list[Interval]] = defaultdict(list)
+    for span in new:
+        by_camera[span.camera_id].append(span.interval)
+    found: dict[str, Span] = {}
+    for camera_id, parts in by_camera.items():
+        for start_us, end_us in intervals.union(parts):
+            for span in await spans_between(connection, camera_id, start_us, end_us):
+                found[span.id] = span
+    return list(found.values())
+
+
+async def counted(
+    connection: AsyncConnection, new: Sequence[Span]
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """The effective intervals of new rows, and of the rows they overlap."""
+    ids = {span.id for span in new}
+    pool = {span.id: span for span in [*await neighbours(connection, new), *new]}
+    fresh: dict[str, Interval] = {}
+    changed: dict[str, Interval] = {}
+    for camera_id in sorted({span.camera_id for span in new}):
+        for cluster in clusters(span for span in pool.values() if span.camera_id == camera_id):
+            if len(cluster) > 1:
+                cluster = await _with_neighbours(connection, cluster)
+            touched = [span for span in cluster if span.id in ids]
+            for key, interval in effective(cluster).items():
+                if key in ids:
+                    fresh[key] = interval
+                elif key in pool and any(
+                    intervals.overlaps(pool[key].interval, span.interval) for span in touched
+                ):
+                    changed[key] = interval
+    return fresh, changed
+
+
+async def _with_neighbours(connection: AsyncConnection, cluster: list[Span]) -> list[Span]:
+    """The cluster with what overlaps its members in turn, as far as `ROUNDS` steps away."""
+    known = {span.id: span for span in cluster}
+    for _ in range(ROUNDS):
+        start = min(span.start_us for span in known.values())
+        end = max(span.end_us for span in known.values())
+        before = len(known)
+        for span in await spans_between(connection, cluster[0].camera_id, start, end):
+            known.setdefault(span.id, span)
+        if len(known) == before:
+            break
+    return list(known.values())
+
+
+async def insert_segments(
+    connection: AsyncConnection,
+    accepted: Sequence[Accepted],
+    counting: Mapping[str, Interval],
+    now_us: int,
+) -> None:
+    """The rows, their fragment tables, and the ledger's counts."""
+    await connection.execute(
+        sa.insert(_segment),
+        [_segment_row(one, counting[one.segment.id], now_us) for one in accepted],
+    )
+    await connection.execute(
+        sa.insert(tables.segment_fragments),
+        [
+            {"segment_id": one.segment.id, "data": rows.pack_fragments(one.segment.fragments)}
+            for one in accepted
+        ],
+    )
+    await _count(connection, accepted)
+
+
+def _segment_row(one: Accepted, counted: Interval, now_us: int) -> dict[str, Any]:
+    return {
+        **rows.segment_row(one.segment),
+        "effective_start_us": counted[0],
+        "effective_end_us": counted[1],
+        "recording_date": one.recording_date,
+        "expires_at_us": one.expires_at_us,
+        "policy_version": one.policy_version,
+        "state": "live",
+        "key": one.key,
+        "committed_at_us": now_us,
+    }
+
+
+async def _count(connection: AsyncConnection, accepted: Sequence[Accepted]) -> None:
+    days: dict[tuple[str, Any], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for one in accepted:
+        day = days[one.segment.camera_id, one.recording_date]
+        day[0] += 1
+        day[1] += one.segment.size_bytes
+        day[2] += one.segment.end_us - one.segment.start_us
+    insert = _insert(connection, _ledger)
+    statement = insert.on_conflict_do_update(
+        index_elements=["camera_id", "recording_date"],
+        set_={
+            name: _ledger.c[name] + insert.excluded[name]
+            for name in ("segments", "size_bytes", "recorded_us")
+        },
+    )
+    await connection.execute(
+        statement,
+        [
+            {
+                "camera_id": camera_id,
+                "recording_date": day,
+                "segments": count,
+                "size_bytes": size,
+                "recorded_us": length,
+            }
+            for (camera_id, day), (count, size, length) in sorted(days.items())
+        ],
+    )
+
+
+def _insert(connection: AsyncConnection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+async def set_effective(connection: AsyncConnection, counted: Mapping[str, Interval]) -> None:
+    """What counts of rows that another recorder's segment now overlaps."""
+    if not counted:
+        return
+    await connection.execute(
+        sa.update(_segment)
+        .where(_segment.c.id == sa.bindparam("row_id"))
+        .values(effective_start_us=sa.bindparam("s"), effective_end_us=sa.bindparam("e")),
+        [{"row_id": key, "s": start, "e": end} for key, (start, end) in counted.items()],
+    )
+
+
+async def insert_gaps(
+    connection: AsyncConnection, gaps: Sequence[Gap], policy: Policy, now_us: int
+) -> None:
+    """Gap rows; their ids must be new."""
+    await connection.execute(
+        sa.insert(_gap),
+        [
+            {
+                "id": gap.id,
+                "camera_id": gap.camera_id,
+                "start_us": gap.start_us,
+                "end_us": gap.end_us,
+                "recording_date": retention.recording_date(gap.end_us, policy.zone),
+                "reason": gap.reason.value,
+                "detail": gap.detail[:500],
+                "recorder": gap.recorder[:100],
+                "epoch": gap.epoch,
+                "committed_at_us": now_us,
+            }
+            for gap in gaps
+        ],
+    )
+
+
+async def upsert_sightings(connection: AsyncConnection, found: Sequence[dict[str, Any]]) -> None:
+    """Each sighting as its last update says."""
+    if not found:
+        return
+    insert = _insert(connection, tables.sighting)
+    changed = {name: insert.excluded[name] for name in found[0] if name not in ("id", "camera_id")}
+    await connection.execute(
+        insert.on_conflict_do_update(index_elements=["id"], set_=changed), list(found)
+    )

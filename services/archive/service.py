@@ -1,0 +1,72 @@
+"""The archive: `--spool` stores and indexes recordings, `--index` sightings (docs/architecture.md).
+
+Both roles are loops that never end on an error: they wait with back-off and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from services.archive.commit import SERVICE
+from services.archive.index import SightingIndexer
+from services.archive.spooler import SpoolArchiver
+from shared import log, outbox, runtime
+from shared.errors import LamppostError
+from shared.platform import Platform
+from shared.runtime import Stop
+from shared.settings import Settings
+
+Role = Literal["all", "spool", "index"]
+TIDY_S = 3_600.0
+MEASURE_S = 10.0
+
+
+class ArchiveService:
+    """One or both roles in one task."""
+
+    name = SERVICE
+
+    def __init__(self, platform: Platform, settings: Settings, role: Role) -> None:
+        self._platform = platform
+        self._settings = settings
+        self._role = role
+        self._log = log.get("archive")
+        self.relay = outbox.Relay(platform, SERVICE)
+        self.spool = SpoolArchiver(platform, settings, self.relay)
+        self.index = SightingIndexer(platform, settings)
+
+    async def run(self, stop: Stop) -> None:
+        async with asyncio.TaskGroup() as group:
+            if self._role in ("all", "spool"):
+                group.create_task(self._run_spool(stop))
+                group.create_task(self.relay.run(stop))
+                group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
+                group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
+            if self._role in ("all", "index"):
+                group.create_task(self.index.run(stop))
+
+    async def _run_spool(self, stop: Stop) -> None:
+        await runtime.loop(
+            "archive.spool",
+            self.spool.run_once,
+            stop,
+            self._platform.clock,
+            idle_s=self._settings.archive.scan_interval_s,
+        )
+
+    async def _every(self, stop: Stop, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while not stop.is_set:
+            try:
+                await work()
+            except LamppostError as error:
+                self._log.warning("waits", cause=str(error))
+            except OSError as error:
+                self._log.warning("spool not readable", cause=str(error))
+            await stop.sleep(self._platform.clock, seconds)
+
+
+def build(platform: Platform, settings: Settings, role: Role = "all") -> ArchiveService:
+    """The service in one role or both."""
+    return ArchiveService(platform, settings, role)
