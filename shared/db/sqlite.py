@@ -27,11 +27,11 @@ POOL_SIZE = 8
 
 
 class SqliteDatabase:
-    """Port `Database` on one file."""
+    """Port `Database` on one file. `durable=False` skips every sync, for simulations only."""
 
     dialect = "sqlite"
 
-    def __init__(self, path: Path, *, clock: Clock) -> None:
+    def __init__(self, path: Path, *, clock: Clock, durable: bool = True) -> None:
         self.path = path
         self._clock = clock
         self._writer = asyncio.Lock()
@@ -43,6 +43,8 @@ class SqliteDatabase:
             pool_timeout=30,
         )
         sa.event.listen(self._engine.sync_engine, "connect", _configure)
+        if not durable:
+            sa.event.listen(self._engine.sync_engine, "connect", _trust_memory)
         sa.event.listen(self._engine.sync_engine, "begin", _begin)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -109,6 +111,10 @@ def _configure(connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _trust_memory(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=OFF").close()
 
 
 def _begin(connection: sa.Connection) -> None:
