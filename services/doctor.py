@@ -1,4 +1,4 @@
-"""`lamppost doctor`: what is wrong with this machine, or with one camera, and what to do about it."""
+"""`lamppost doctor`: what is wrong with this machine, and what to do about it."""
 
 from __future__ import annotations
 

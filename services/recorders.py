@@ -16,7 +16,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from shared import log
@@ -130,7 +129,6 @@ class Recorder:
             sys.executable,
             *("-m", "services", "run", "ingest", "--parent", str(os.getpid())),
             env=environment(self._settings, self.name, os.environ),
-            cwd=Path(__file__).resolve().parent.parent,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

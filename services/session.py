@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from services.summary import Collector
 from services.supervisor import RunSummary, Supervisor, address, check_port, on_signals
 from shared import log
 from shared.db import rows, tables
-from shared.domain import Camera, Role
+from shared.domain import Camera, Role, Source
 from shared.platform import Platform, open_platform
 from shared.runtime import Stop
 from shared.settings import Settings
@@ -160,15 +161,13 @@ async def seed(platform: Platform, settings: Settings, cameras: tuple[Camera, ..
     for camera in cameras:
         old = present.get(camera.id)
         if old is not None and _outdated(old, camera):
-            source = camera.source
-            await change_camera(
-                platform,
-                settings,
-                camera.id,
-                lambda now, source=source: msgspec.structs.replace(now, source=source),
-            )
+            await change_camera(platform, settings, camera.id, _with_source(camera.source))
             written += 1
     return written
+
+
+def _with_source(source: Source) -> Callable[[Camera], Camera]:
+    return lambda camera: msgspec.structs.replace(camera, source=source)
 
 
 def _outdated(present: Camera, wanted: Camera) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared import intervals
+from shared import intervals, standing
 from shared.bus import Record
 from shared.clock import DAY_US, SECOND_US
 from shared.db import rows, tables
@@ -26,6 +26,7 @@ from shared.runtime import Stop
 from shared.settings import Settings
 
 MAX_CAMERAS = 10_000
+STANDING_EVERY_US = 5 * SECOND_US
 END_SLACK_US = 5 * SECOND_US
 """Playback's promise: what is older than this has a row once everything is filed."""
 _decoder = msgspec.json.Decoder(StatusEvent)
@@ -59,8 +60,10 @@ class Facts(NamedTuple):
     days_left: float | None
     oldest_us: int | None
     holds: int
+    held: int
     purged: int
     purged_bytes: int
+    overdue: int
     sightings: int
     stopped: str
 
@@ -124,6 +127,14 @@ class Collector:
         self._settings = settings
         self._board = board
         self._before: dict[str, int] | None = None
+        self._standing: standing.Standing | None = None
+
+    async def _standing_now(self, now_us: int) -> standing.Standing:
+        """Retention's figures, at most `STANDING_EVERY_US` old: they cost a pass over the held."""
+        known = self._standing
+        if known is None or not 0 <= now_us - known.at_us < STANDING_EVERY_US:
+            known = self._standing = await standing.read(self._platform)
+        return known
 
     async def collect(self) -> Facts:
         now = self._platform.clock.now_us()
@@ -132,16 +143,14 @@ class Collector:
             ledger = await _ledger(connection)
             gaps = await _gap_us(connection, now - DAY_US, now)
             oldest = await _oldest(connection)
-            holds = await _holds(connection, now)
-            purged, purged_bytes = await _purged(connection, 0)
             sightings = await _sightings(connection, 0)
-            stopped = await _breaker(connection)
         if self._before is None:
             self._before = {camera_id: recorded for camera_id, (recorded, _) in ledger.items()}
         facts = tuple(
             self._camera(camera_id, name, kind, enabled, ledger, gaps, oldest)
             for camera_id, name, kind, enabled in cameras
         )
+        stands = await self._standing_now(now)
         total, free = _disk(self._settings)
         day_bytes = sum(item.day_bytes for item in facts)
         return Facts(
@@ -154,11 +163,13 @@ class Collector:
             day_bytes=day_bytes,
             days_left=days_left(total, free, day_bytes, self._settings.spool.min_free_ratio),
             oldest_us=min((time for time in oldest.values()), default=None),
-            holds=holds,
-            purged=purged,
-            purged_bytes=purged_bytes,
+            holds=stands.holds_active,
+            held=stands.held_segments,
+            purged=stands.purged_segments,
+            purged_bytes=stands.purged_bytes,
+            overdue=stands.overdue_segments,
             sightings=sightings,
-            stopped=stopped,
+            stopped=f"{stands.stopped}: {stands.stopped_detail}" if stands.stopped else "",
         )
 
     def _camera(
@@ -324,18 +335,6 @@ async def _oldest(connection: AsyncConnection) -> dict[str, int]:
     return {row[0]: row[1] for row in await connection.execute(query) if row[1] is not None}
 
 
-async def _holds(connection: AsyncConnection, now_us: int) -> int:
-    """Holds that may be in force; a system hold of a clip being sent is not an officer's."""
-    table = tables.hold
-    query = sa.select(sa.func.count()).where(
-        table.c.kind == "officer",
-        table.c.released_at_us.is_(None),
-        sa.or_(table.c.lapses_at_us.is_(None), table.c.lapses_at_us > now_us),
-        sa.or_(table.c.ends_at_us.is_(None), table.c.ends_at_us > now_us),
-    )
-    return int((await connection.execute(query)).scalar_one())
-
-
 async def _purged(connection: AsyncConnection, since_us: int) -> tuple[int, int]:
     """Segments and bytes of tombstones written since then."""
     table = tables.tombstone
@@ -350,10 +349,3 @@ async def _purged(connection: AsyncConnection, since_us: int) -> tuple[int, int]
 async def _sightings(connection: AsyncConnection, since_us: int) -> int:
     query = sa.select(sa.func.count()).where(tables.sighting.c.committed_at_us >= since_us)
     return int((await connection.execute(query)).scalar_one())
-
-
-async def _breaker(connection: AsyncConnection) -> str:
-    """Why deletion is stopped, or nothing."""
-    table = tables.breaker
-    query = sa.select(table.c.cause).where(table.c.cleared_at_us.is_(None)).limit(1)
-    return (await connection.execute(query)).scalar_one_or_none() or ""

@@ -25,7 +25,6 @@ from shared import log, metrics
 from shared.clock import SECOND_US, Clock
 from shared.db import tables
 from shared.errors import Kind, LamppostError
-from shared.outbox import Relay
 from shared.platform import Platform, open_platform
 from shared.runtime import Backoff, Service, Stop
 from shared.settings import Settings
@@ -33,7 +32,6 @@ from shared.spool import SpoolReader
 
 IN_PROCESS = ("archive", "retention", "api", "detect")
 SERVICES = ("ingest", *IN_PROCESS)
-WITH_OUTBOX = ("archive", "retention", "api")
 RECORDERS_END_S = 4.2
 DRAIN_S = 0.3
 DRAIN_UNATTENDED_S = 15.0
@@ -155,9 +153,6 @@ class Supervisor:
         metrics.BUILD_INFO.labels(_version(), "all").set(1)
         for name in IN_PROCESS:
             self._start(name, self._service_of(name))
-        for name in WITH_OUTBOX:
-            relay = Relay(self.platform, name)
-            self._start(f"{name} outbox", lambda relay=relay: relay.run(self._services_stop))
         self._start("status board", lambda: self.board.run(self.platform, self._services_stop))
         self._start("bus trim", self._trim)
         planner = asyncio.ensure_future(self._staff(stop))
@@ -253,10 +248,8 @@ class Supervisor:
 
 def frames_analysed() -> int:
     """Frames that a detector looked at; none while detection is empty of models."""
-    counter = getattr(metrics, "FRAMES_ANALYSED", None)
-    if counter is None:
-        return 0
-    return int(sum(sample.value for sample in next(iter(counter.collect())).samples[:1]))
+    family = next(iter(metrics.FRAMES_ANALYSED.collect()))
+    return int(sum(item.value for item in family.samples if item.name.endswith("_total")))
 
 
 def address(settings: Settings) -> str:
@@ -289,11 +282,10 @@ def _version() -> str:
 
 
 async def run_one(name: str, settings: Settings, parent: int | None) -> None:
-    """`lamppost run ingest` and the like: one service in this process, with its outbox."""
+    """`lamppost run ingest` and the like: one service in this process."""
     stop = Stop()
     undo = on_signals(stop, lambda: os._exit(130))
     lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{name}.lock", name)
-    clock: Clock | None = None
     try:
         platform = await open_platform(settings)
         clock = platform.clock
@@ -302,15 +294,8 @@ async def run_one(name: str, settings: Settings, parent: int | None) -> None:
             asyncio.ensure_future(recorders.watch_parent(parent, stop, clock)) if parent else None
         )
         metrics.BUILD_INFO.labels(_version(), name).set(1)
-        services_stop = Stop()
-        jobs = [build(name, platform, settings).run(stop)]
-        if name in WITH_OUTBOX:
-            jobs.append(Relay(platform, name).run(services_stop))
         try:
-            main, *others = [asyncio.ensure_future(job) for job in jobs]
-            await main
-            services_stop.set()
-            await asyncio.gather(*others)
+            await build(name, platform, settings).run(stop)
         finally:
             if watching is not None:
                 watching.cancel()

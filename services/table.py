@@ -110,13 +110,15 @@ def footer(facts: Facts, timezone: str, min_free_ratio: float) -> Text:
     if facts.days_left is not None:
         text.append(f", {facts.days_left:.0f} days left")
     text.append(f"\noldest footage {when(facts.oldest_us, timezone)}")
-    text.append(f"   holds {facts.holds}")
+    text.append(f"   holds {facts.holds}, keeping {facts.held} segments past their expiry")
     text.append(f"   purged {facts.purged} segments, {size(facts.purged_bytes)}")
     if facts.disk_free < facts.disk_total * min_free_ratio:
         text.append(
             f"\nRecording is stopped: less than {min_free_ratio:.0%} of the disk is free.",
             style="bold red",
         )
+    if facts.overdue:
+        text.append(f"\n{facts.overdue} segments are overdue for deletion.", style="bold red")
     if facts.stopped:
         text.append(f"\nDeletion is stopped: {facts.stopped}", style="bold red")
     return text

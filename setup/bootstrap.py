@@ -147,40 +147,19 @@ def make_venv(uv: str) -> str:
 
 
 def install_packages(uv: str, goal: str) -> str:
-    with_retries(
-        [
-            uv,
-            "pip",
-            "install",
-            "--python",
-            str(VENV / "bin" / "python"),
-            *progress(),
-            "--require-hashes",
-            "-r",
-            LOCKS[goal],
-        ]
-    )
+    with_retries([*pip_install(uv), "--require-hashes", "-r", LOCKS[goal]])
     return goal
 
 
 def install_project(uv: str) -> str:
     """Editable and without dependencies: they are locked. The build tool is locked as well."""
-    with_retries(
-        [
-            uv,
-            "pip",
-            "install",
-            "--python",
-            str(VENV / "bin" / "python"),
-            *progress(),
-            "--no-deps",
-            "--build-constraints",
-            "requirements/build.txt",
-            "--editable",
-            ".",
-        ]
-    )
+    build = ["--no-deps", "--build-constraints", "requirements/build.txt"]
+    with_retries([*pip_install(uv), *build, "--editable", "."])
     return "lamppost"
+
+
+def pip_install(uv: str) -> list[str]:
+    return [uv, "pip", "install", "--python", str(VENV / "bin" / "python"), *progress()]
 
 
 def progress() -> list[str]:

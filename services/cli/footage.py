@@ -1,4 +1,4 @@
-"""`lamppost clip` and `lamppost play`: recorded footage over the HTTP API, each with its purpose."""
+"""`lamppost clip` and `lamppost play`: recorded footage over the HTTP API, with a purpose."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def run(
 
     settings = load()
     if service == "all":
-        session.run(settings, for_s=seconds and parse_duration(seconds), as_json=as_json)
+        session.run(settings, for_s=parse_duration(seconds) if seconds else None, as_json=as_json)
         return
     if service not in supervisor.SERVICES:
         raise LamppostError(
@@ -79,7 +79,7 @@ def demo(
     from shared.clock import SystemClock
 
     settings = load()
-    for_s = seconds and parse_duration(seconds)
+    for_s = parse_duration(seconds) if seconds else None
     session.check_free(settings)
     with demo_module.Announcer() as announce:
         prepared = demo_module.prepare(settings, footage, SystemClock(), announce)

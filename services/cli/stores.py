@@ -27,10 +27,10 @@ def clear(
     if not reason.strip():
         raise LamppostError(Kind.INVALID, "Say why, with --reason.")
 
-    async def work(platform: Platform, settings: Settings) -> int:
-        from services.retention import breaker as service
+    async def work(platform: Platform, _settings: Settings) -> str:
+        from services.retention.breaker import clear_breaker
 
-        return len(await service.clear(platform, reason))
+        return await clear_breaker(platform, reason)
 
     value = {"cleared": local.with_platform(work), "reason": reason}
     output.emit(value, as_json, output.fields(value))
