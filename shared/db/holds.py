@@ -59,6 +59,6 @@ async def with_cameras(connection: AsyncConnection, rows: Sequence[RowMapping]) 
             .where(_camera.c.hold_id.in_(ids[first : first + CHUNK]))
             .order_by(_camera.c.camera_id)
         )
-        for hold_id, camera_id in (await connection.execute(query)).tuples():
+        for hold_id, camera_id in (await connection.execute(query)).all():
             cameras[hold_id].append(camera_id)
     return [hold_of(row, tuple(cameras[row["id"]])) for row in rows]
