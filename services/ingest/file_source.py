@@ -180,7 +180,7 @@ class FileSource:
     def _read_all(self, stream: VideoStream) -> Iterator[Packet]:
         """The file's packets, paced, over and over when it loops."""
         if self._source.offset_s > 0:
-            self._seek(stream, self._source.offset_s)
+            stream = self._seek(stream, self._source.offset_s)
         while True:
             count = 0
             for packet in self._read_once(stream):
@@ -240,13 +240,17 @@ class FileSource:
         self._end = max(self._end, at + usual)
         return max(at, self._seam)
 
-    def _seek(self, stream: VideoStream, offset_s: float) -> None:
+    def _seek(self, stream: VideoStream, offset_s: float) -> VideoStream:
+        """To the key frame at or before an offset into the file, modulo its length."""
         assert self._container is not None
-        start = stream.start_time or 0
+        length_s = (self._length_us(stream) or SECOND_US) / SECOND_US - 1
+        wanted_s = offset_s % length_s if length_s > 0 else 0.0
         try:
-            self._container.seek(start + round(offset_s / self._tb), stream=stream)
+            start = stream.start_time or 0
+            self._container.seek(start + round(wanted_s / self._tb), stream=stream)
         except FFmpegError:
-            self._open_container()
+            return self._open_container()
+        return stream
 
     def interrupt(self) -> None:
         self._interrupted.set()
