@@ -15,6 +15,7 @@ from services.archive import filing, queries
 from services.archive.filing import Accepted, Span
 from shared import outbox, retention
 from shared.blobs import HELD, STANDARD
+from shared.db import holds as stored_holds
 from shared.domain import Gap, Hold, Segment
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentArchived
 from shared.platform import Platform
@@ -44,24 +45,20 @@ class Committer:
         self._settings = settings
         self._relay = relay
 
-    async def rules(
-        self, connection: AsyncConnection, cameras: set[str]
-    ) -> tuple[Policy, list[Hold]]:
-        policy = await queries.newest_policy(connection) or default_policy(self._settings)
-        now_us = self._platform.clock.now_us()
-        return policy, await queries.holds(connection, cameras, now_us) if cameras else []
+    async def policy(self, connection: AsyncConnection) -> Policy:
+        """The newest policy, or the settings' until retention has written one."""
+        return await queries.newest_policy(connection) or default_policy(self._settings)
 
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         cameras = {one.accepted.segment.camera_id for one in outcomes if one.accepted}
         cameras |= {one.gap.camera_id for one in outcomes if one.gap}
         async with self._platform.database.write(sorted(cameras)) as connection:
-            policy, holds = await self.rules(connection, cameras)
-            await self._commit_segments(connection, outcomes, holds)
-            await self._commit_gaps(connection, outcomes, policy)
+            await self._commit_segments(connection, outcomes)
+            await self._commit_gaps(connection, outcomes)
         self._relay.wake()
 
     async def _commit_segments(
-        self, connection: AsyncConnection, outcomes: Sequence[Outcome], holds: Sequence[Hold]
+        self, connection: AsyncConnection, outcomes: Sequence[Outcome]
     ) -> None:
         segments = {one.accepted.segment.id: one for one in outcomes if one.accepted}
         if not segments:
@@ -72,6 +69,7 @@ class Committer:
         if not accepted:
             return
         now_us = self._platform.clock.now_us()
+        holds = await holds_of(connection, [one.segment for one in accepted])
         await self._retag(list(segments.values()), holds, now_us)
         spans = [_span(one.segment) for one in accepted]
         fresh, changed = await queries.counted(connection, spans)
@@ -104,9 +102,7 @@ class Committer:
             if keys:
                 await self._platform.blobs.set_tags(keys, tags)
 
-    async def _commit_gaps(
-        self, connection: AsyncConnection, outcomes: Sequence[Outcome], policy: Policy
-    ) -> None:
+    async def _commit_gaps(self, connection: AsyncConnection, outcomes: Sequence[Outcome]) -> None:
         gaps = {one.gap.id: one.gap for one in outcomes if one.gap}
         if not gaps:
             return
@@ -115,6 +111,7 @@ class Committer:
         if not gaps:
             return
         now_us = self._platform.clock.now_us()
+        policy = await self.policy(connection)
         await queries.insert_gaps(connection, list(gaps.values()), policy, now_us)
         messages = [
             outbox.event(
@@ -123,6 +120,21 @@ class Committer:
             for gap in gaps.values()
         ]
         await outbox.add(connection, SERVICE, messages, at_us=now_us)
+
+
+async def holds_of(connection: AsyncConnection, segments: Sequence[Segment]) -> list[Hold]:
+    """Every hold that may cover one of the segments, over or in force."""
+    if not segments:
+        return []
+    slack = max(
+        retention.MIN_UNCERTAINTY_US, *(segment.clock_uncertainty_us for segment in segments)
+    )
+    return await stored_holds.load(
+        connection,
+        cameras={segment.camera_id for segment in segments},
+        start_us=min(segment.start_us for segment in segments) - slack,
+        end_us=max(segment.end_us for segment in segments) + slack,
+    )
 
 
 def default_policy(settings: Settings) -> Policy:

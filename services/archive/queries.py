@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.archive.filing import MAX_SEGMENT_US, Accepted, Span, clusters, effective
 from shared import intervals, retention
 from shared.db import rows, tables
-from shared.domain import Gap, Hold
+from shared.domain import Gap
 from shared.intervals import Interval
 from shared.retention import Policy
 
@@ -38,28 +38,10 @@ async def newest_policy(connection: AsyncConnection) -> Policy | None:
     return Policy(row["version"], row["retention_days"], row["basis"], row["timezone"])
 
 
-async def holds(connection: AsyncConnection, cameras: Iterable[str], now_us: int) -> list[Hold]:
-    """The holds that keep something of these cameras now, by force or by grace."""
-    hold, link = tables.hold, tables.hold_camera
-    since = now_us - retention.GRACE_US
-    query = (
-        sa.select(hold, link.c.camera_id)
-        .join(link, link.c.hold_id == hold.c.id)
-        .where(
-            link.c.camera_id.in_(sorted(set(cameras))),
-            *(
-                sa.or_(column.is_(None), column > since)
-                for column in (hold.c.released_at_us, hold.c.lapses_at_us, hold.c.ends_at_us)
-            ),
-        )
-    )
-    found: dict[str, list[sa.RowMapping]] = defaultdict(list)
-    for row in (await connection.execute(query)).mappings():
-        found[row["id"]].append(row)
-    return [
-        rows.hold_of(same[0], tuple(sorted(row["camera_id"] for row in same)))
-        for same in found.values()
-    ]
+async def newest_commit_us(connection: AsyncConnection) -> int | None:
+    """When the newest row was committed; the wall clock must not stand before it."""
+    found = await connection.scalar(sa.select(sa.func.max(_segment.c.committed_at_us)))
+    return int(found) if found is not None else None
 
 
 async def existing(connection: AsyncConnection, table: sa.Table, ids: Iterable[str]) -> set[str]:

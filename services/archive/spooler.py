@@ -15,12 +15,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from services.archive import filing, leftovers
-from services.archive.commit import Committer, Outcome
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.archive import filing, leftovers, queries
+from services.archive.commit import Committer, Outcome, holds_of
 from services.archive.filing import Refused
 from shared import doubt, log, metrics, outbox, retention
 from shared.blobs import HELD, STANDARD
 from shared.clock import SECOND_US
+from shared.db import holds as stored_holds
 from shared.domain import Gap, GapReason, Hold, Segment
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
@@ -69,8 +72,7 @@ class SpoolArchiver:
             self._waiting.clear()
             return False
         loaded = await asyncio.to_thread(lambda: [self._load(item) for item in items])
-        policy, holds = await self._rules(loaded)
-        doubted = await self._doubt()
+        policy, holds, doubted = await self._rules(loaded)
         results = await asyncio.gather(
             *(self._file(one, policy, holds, doubted) for one in loaded), return_exceptions=True
         )
@@ -104,12 +106,14 @@ class SpoolArchiver:
         except (LamppostError, OSError) as error:
             return Loaded(item, problem=str(error))
 
-    async def _rules(self, loaded: Sequence[Loaded]) -> tuple[Policy, list[Hold]]:
-        cameras = {one.segment.camera_id for one in loaded if one.segment is not None}
+    async def _rules(self, loaded: Sequence[Loaded]) -> tuple[Policy, list[Hold], doubt.Doubt]:
+        segments = [one.segment for one in loaded if one.segment is not None]
         async with self._platform.database.read() as connection:
-            return await self._committer.rules(connection, cameras)
+            policy = await self._committer.policy(connection)
+            holds = await holds_of(connection, segments)
+            return policy, holds, await self._doubt(connection)
 
-    async def _doubt(self) -> doubt.Doubt:
+    async def _doubt(self, connection: AsyncConnection) -> doubt.Doubt:
         """Whether the time may be wrong: then nothing is called late (edge case 14)."""
         clock = self._platform.clock
         readings = doubt.Readings(
@@ -118,6 +122,7 @@ class SpoolArchiver:
             started_wall_us=self._started[0],
             started_monotonic_us=self._started[1],
             database_us=await self._platform.database.now_us(),
+            newest_commit_us=await queries.newest_commit_us(connection),
         )
         limit_us = round(self._settings.retention.max_clock_error_s * SECOND_US)
         return doubt.judge(readings, limit_us)
@@ -264,11 +269,14 @@ class SpoolArchiver:
         """Once an hour: remove lonely sidecars, and set-aside videos past their expiry."""
         await asyncio.to_thread(leftovers.remove_lonely_sidecars, self.root)
         aside = await asyncio.to_thread(leftovers.videos_aside, self.root)
-        if not aside or await self._doubt():
+        if not aside:
             return
         cameras = {one.camera_id for one in aside}
         async with self._platform.database.write(sorted(cameras)) as connection:
-            policy, holds = await self._committer.rules(connection, cameras)
+            if await self._doubt(connection):
+                return
+            policy = await self._committer.policy(connection)
+            holds = await stored_holds.load(connection, cameras=cameras)
             now_us = self._platform.clock.now_us()
             due = []
             for one in aside:
