@@ -27,7 +27,7 @@ app = typer.Typer(
     name="lamppost",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Records street cameras, makes them searchable, deletes everything after 30 days unless held.",
+    help="Records street cameras; deletes everything after 30 days unless it is held.",
     epilog="Exit status: 0 well, 1 found something wrong, 2 wrong usage, 3 something is not there.",
 )
 
@@ -70,6 +70,6 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         # The reader went away (`| head`): that is its right, and no traceback is owed.
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0

@@ -1,0 +1,28 @@
+"""What every test gets: the repository on the path, and none of the caller's settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+# The data folder may be named by the caller; every other setting would change what is tested.
+for name in list(os.environ):
+    if name.startswith("LAMPPOST_") and name != "LAMPPOST_DATA":
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """A test that configures logs leaves nothing behind."""
+    import structlog
+
+    yield
+    structlog.reset_defaults()
