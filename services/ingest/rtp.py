@@ -244,7 +244,7 @@ class Reorder:
         return found
 
 
-class Timeline:
+class DecodeTimes:
     """RTP timestamps as pts from 0, with decode times that never run backwards.
 
     RTP carries presentation times only. With a reorder depth of d pictures, the decode time of the

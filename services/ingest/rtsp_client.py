@@ -8,7 +8,6 @@ docs/architecture.md, "ingest".
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import ssl
@@ -16,24 +15,23 @@ import threading
 from collections.abc import Callable
 
 from services.ingest import rtsp_wire as wire
+from services.ingest.rtsp_dial import (
+    POLL_S,
+    ConnectionFailed,
+    Interrupted,
+    dial,
+    plain,
+    shake_hands,
+)
+from services.ingest.rtsp_udp import UdpPair
 from shared.clock import SECOND_US, Clock
 
-POLL_S = 0.25
 BUFFER_BYTES = 512 * 1024
-RECEIVE_BYTES = 4 * 1024 * 1024
 GATHER_S = 0.004
 GATHER_BELOW = 4 * 1024
 DEFAULT_SESSION_S = 60
 KEEP_ALIVE_MAX_S = 25
 MAX_ATTEMPTS = 3
-
-
-class ConnectionFailed(Exception):
-    """Nobody answers, or the connection ended."""
-
-
-class Interrupted(ConnectionFailed):
-    """`interrupt` was called."""
 
 
 class Refused(Exception):
@@ -70,75 +68,23 @@ class Connection:
         self._methods: set[str] = set()
         self._next_keep_alive_us = 0
         self._keep_alive_us = 0
-        self._udp: tuple[socket.socket, socket.socket] | None = None
-        self._udp_peer: tuple[str, int] | None = None
+        self._udp: UdpPair | None = None
         self._channels = (0, 1)
         self._trickle = False
-        self._udp_from = ""
 
     # Connecting.
 
     def connect(self, addresses: list[str], timeout_s: float) -> None:
         """TCP, then TLS, to the first address that answers."""
         deadline = self._clock.monotonic_us() + round(timeout_s * SECOND_US)
-        problem = "nobody answers"
-        for address in addresses:
-            try:
-                self._socket = self._tcp(address, deadline)
-                break
-            except OSError as error:
-                problem = error.strerror or str(error)
-        if self._socket is None:
-            raise ConnectionFailed(f"cannot connect: {problem}")
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def check() -> None:
+            self._check(deadline)
+
+        self._socket = dial(addresses, self._url.port, check)
         if self._tls is not None:
-            self._shake_hands(deadline)
+            self._socket = shake_hands(self._socket, self._tls, self._url.host, check)
         self._socket.settimeout(POLL_S)
-
-    def _tcp(self, address: str, deadline: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            made.setblocking(False)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            code = made.connect_ex((address.strip("[]"), self._url.port))
-            if code not in (0, 115, 36):  # EINPROGRESS of Linux and of macOS.
-                raise OSError(code, "connection refused")
-            while True:
-                self._check(deadline)
-                poll = select.poll()
-                poll.register(made, select.POLLOUT)
-                if poll.poll(POLL_S * 1000):
-                    break
-            code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, _word(code))
-            made.settimeout(POLL_S)
-            return made
-        except BaseException:
-            made.close()
-            raise
-
-    def _shake_hands(self, deadline: int) -> None:
-        plain = self._socket
-        assert plain is not None and self._tls is not None
-        try:
-            secure = self._tls.wrap_socket(
-                plain, server_hostname=self._url.host, do_handshake_on_connect=False
-            )
-            self._socket = secure
-            while True:
-                self._check(deadline)
-                try:
-                    secure.do_handshake()
-                    return
-                except (TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    continue
-        except ssl.SSLCertVerificationError as error:
-            why = error.verify_message or "not trusted"
-            raise ConnectionFailed(f"the camera's certificate is refused: {why}") from None
-        except (OSError, ssl.SSLError) as error:
-            raise ConnectionFailed(f"TLS failed: {_plain(error)}") from None
 
     def _check(self, deadline: int) -> None:
         if self.interrupted.is_set():
@@ -170,10 +116,12 @@ class Connection:
         deadline = self._clock.monotonic_us() + round(timeout_s * SECOND_US)
         uri = wire.control_url(self._base, track.control)
         if transport == "udp":
-            self._open_udp()
-            assert self._udp is not None
-            ports = "-".join(str(item.getsockname()[1]) for item in self._udp)
-            want = f"RTP/AVP;unicast;client_port={ports}"
+            assert self._socket is not None
+            try:
+                self._udp = UdpPair(self._socket)
+            except OSError as error:
+                raise ConnectionFailed(plain(error)) from None
+            want = f"RTP/AVP;unicast;client_port={self._udp.ports}"
         else:
             want = "RTP/AVP/TCP;unicast;interleaved=0-1"
         reply = self.request("SETUP", uri, {"Transport": want}, deadline)
@@ -183,8 +131,8 @@ class Connection:
         timeout = int(seconds) if seconds.isdigit() and int(seconds) > 1 else DEFAULT_SESSION_S
         self._keep_alive_us = min(timeout * SECOND_US // 2, KEEP_ALIVE_MAX_S * SECOND_US)
         fields = wire.transport_fields(reply.headers.get("transport", ""))
-        if transport == "udp":
-            self._meet_udp(fields)
+        if self._udp is not None:
+            self._udp.meet(fields.get("server_port", ""))
         else:
             low, _, high = fields.get("interleaved", "0-1").partition("-")
             if low.isdigit():
@@ -213,9 +161,8 @@ class Connection:
                 return reply
             if reply.status != 401:
                 break
-            if not self._auth.challenged(reply.challenges, tls=self._url.tls):
+            if not self._auth.challenged(reply.challenges):
                 break
-            headers = {k: v for k, v in headers.items() if k != "Authorization"}
         if tolerate and reply.status != 401:
             return reply
         raise Refused(reply.status, method)
@@ -234,7 +181,7 @@ class Connection:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise ConnectionFailed(f"the connection broke: {_plain(error)}") from None
+            raise ConnectionFailed(f"the connection broke: {plain(error)}") from None
 
     def _reply(self, deadline: int) -> wire.Reply:
         """The answer to the newest request; interleaved data before it is passed over."""
@@ -264,7 +211,7 @@ class Connection:
             raise Interrupted("interrupted")
         self._keep_alive()
         if self._udp is not None:
-            self._pump_udp(rtp, rtcp)
+            self._pump_udp(self._udp, rtp, rtcp)
             return
         if self._trickle:
             # One picture comes as many packets within a millisecond or two: letting them gather
@@ -274,11 +221,14 @@ class Connection:
         if self._tls is not None and got:
             got += self._drain()
         self._trickle = 0 < got < GATHER_BELOW
+        self._handle(rtp, rtcp)
+
+    def _handle(self, rtp: RtpSink, rtcp: RtcpSink) -> None:
+        """Everything whole in the buffer: packets to their sinks, replies to keep-alives."""
         while (message := self._take_message(rtp, rtcp)) is not None:
             if message.status == 0:
                 self._answer(message)
-            elif message.status in (401, 454) and message.challenges:
-                self._auth.challenged(message.challenges, tls=self._url.tls)
+            elif message.status == 401 and self._auth.challenged(message.challenges):
                 self._next_keep_alive_us = 0
             elif message.status == 454:
                 raise ConnectionFailed("the camera has ended the session")
@@ -301,7 +251,7 @@ class Connection:
                 self._check(deadline)
             return 0
         except OSError as error:
-            self._gone(_plain(error))
+            self._gone(plain(error))
         if got == 0:
             self._gone("the camera closed it")
         self._end += got
@@ -371,75 +321,27 @@ class Connection:
 
     def report(self, packet: bytes) -> None:
         """Send an RTCP packet to the camera."""
-        if self._udp is not None and self._udp_peer is not None:
-            try:
-                self._udp[1].sendto(packet, (self._udp_peer[0], self._udp_peer[1] + 1))
-            except OSError:
-                return
-        elif self._udp is None:
+        if self._udp is not None:
+            self._udp.report(packet)
+        else:
             head = bytes((0x24, self._channels[1])) + len(packet).to_bytes(2, "big")
             self._write(head + packet)
 
-    # UDP.
-
-    def _open_udp(self) -> None:
+    def _pump_udp(self, pair: UdpPair, rtp: RtpSink, rtcp: RtcpSink) -> None:
         assert self._socket is not None
-        family, own = self._socket.family, self._socket.getsockname()[0]
-        for _ in range(50):
-            rtp = socket.socket(family, socket.SOCK_DGRAM)
-            rtcp = socket.socket(family, socket.SOCK_DGRAM)
-            try:
-                rtp.bind((own, 0))
-                port = rtp.getsockname()[1]
-                if port % 2 == 0:
-                    rtcp.bind((own, port + 1))
-                    rtp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-                    rtp.setblocking(False)
-                    rtcp.setblocking(False)
-                    self._udp = (rtp, rtcp)
-                    return
-            except OSError:
-                pass
-            rtp.close()
-            rtcp.close()
-        raise ConnectionFailed("no free pair of UDP ports")
-
-    def _meet_udp(self, fields: dict[str, str]) -> None:
-        """Only the camera itself may send: packets from elsewhere are not read."""
-        assert self._socket is not None and self._udp is not None
-        peer, port = self._socket.getpeername()[0], fields.get("server_port", "").split("-")[0]
-        if port.isdigit() and 0 < int(port) < 65_535:
-            self._udp_peer = (peer, int(port))
-            # A first packet outwards opens the way through firewalls on this side.
-            self._udp[0].sendto(bytes((0x80, 0x60)) + bytes(10), self._udp_peer)
-        self._udp_from = peer
-
-    def _pump_udp(self, rtp: RtpSink, rtcp: RtcpSink) -> None:
-        assert self._udp is not None and self._socket is not None
         poll = select.poll()
-        for item in (*self._udp, self._socket):
+        for item in (pair.rtp, pair.rtcp, self._socket):
             poll.register(item, select.POLLIN)
         ready = {number for number, _ in poll.poll(POLL_S * 1000)}
-        if self._udp[0].fileno() in ready:
-            for _ in range(256):
-                try:
-                    packet, sender = self._udp[0].recvfrom(65_536)
-                except OSError:
-                    break
-                if sender[0] == self._udp_from:
-                    rtp(packet, 0, len(packet))
-        if self._udp[1].fileno() in ready:
-            try:
-                packet, sender = self._udp[1].recvfrom(65_536)
-            except OSError:
-                packet, sender = b"", ("",)
-            if sender[0] == self._udp_from:
+        if pair.rtcp.fileno() in ready:
+            for packet in pair.reports():
                 rtcp(packet)
+        if pair.rtp.fileno() in ready:
+            for packet in pair.packets():
+                rtp(packet, 0, len(packet))
         if self._socket.fileno() in ready:
             self._receive(None)
-            while (message := self._take_message(lambda *_: None, rtcp)) is not None:
-                if message.status == 0:
-                    self._answer(message)
+        self._handle(lambda *_: None, rtcp)
 
     # Ending.
 
@@ -457,15 +359,6 @@ class Connection:
                     self._session = ""
             self._socket.close()
             self._socket = None
-        for item in self._udp or ():
-            item.close()
-        self._udp = None
-
-
-def _plain(error: BaseException) -> str:
-    """A system's error in words, without addresses."""
-    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-
-
-def _word(code: int) -> str:
-    return os.strerror(code).lower()
+        if self._udp is not None:
+            self._udp.close()
+            self._udp = None

@@ -17,7 +17,8 @@ from services.ingest import rtp, rtsp_wire, sps
 from services.ingest.camera_secrets import CameraSecrets, Version
 from services.ingest.hosts import HostList, HostRefusedError, HostUnknownError
 from services.ingest.nal import ParameterSets
-from services.ingest.rtsp_client import Connection, ConnectionFailed, Refused
+from services.ingest.rtsp_client import Connection, Refused
+from services.ingest.rtsp_dial import ConnectionFailed
 from services.ingest.source import Packet, SourceError, StreamInfo
 from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch
 from shared.clock import SECOND_US, Clock
@@ -243,7 +244,7 @@ class RtspSource:
         self._memory.froze(self._key, None)
         rate = track.rate_fps or decoder.rate_fps
         ticks = round(self._clock_hz / (rate or 25.0))
-        self._timeline = rtp.Timeline(self._clock_hz, decoder.reorder_depth, ticks)
+        self._times = rtp.DecodeTimes(self._clock_hz, decoder.reorder_depth, ticks)
         self._duration = ticks if rate else 0
         now_us = self._clock.monotonic_us()
         self._frozen = FrozenWatch(self._limits.frozen_s, self._thumbnail, now_us)
@@ -282,7 +283,7 @@ class RtspSource:
             self._translate(error, None)
 
     def _packet(self, unit: rtp.AccessUnit) -> Packet:
-        pts, dts = self._timeline.stamp(unit.timestamp)
+        pts, dts = self._times.stamp(unit.timestamp)
         received_us = self._clock.now_us()
         capture_us = None
         if self._report is not None:

@@ -106,15 +106,11 @@ class Authorizer:
         self._fields: dict[str, str] = {}
         self._count = 0
 
-    @property
-    def can_answer(self) -> bool:
-        return self._credentials is not None
-
-    def challenged(self, challenges: tuple[str, ...], *, tls: bool) -> bool:
+    def challenged(self, challenges: tuple[str, ...]) -> bool:
         """Take the best challenge; false when there is none that we may answer.
 
-        Basic sends the password itself, so it is answered only inside TLS or where the camera
-        offers nothing else.
+        Basic sends the password itself, so it is answered only where the camera offers nothing
+        else.
         """
         best: tuple[int, str, dict[str, str]] | None = None
         for text in challenges:
