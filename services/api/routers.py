@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from services.api import clip, health, keys, live, playback, sessions, snapshot, users
+from services.api import (
+    camera_tools,
+    cameras,
+    clip,
+    events,
+    health,
+    hold_routes,
+    keys,
+    ledger_routes,
+    live,
+    notices,
+    pages,
+    playback,
+    retention_routes,
+    segments,
+    sessions,
+    snapshot,
+    users,
+    zones,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
-    health.router,
-    sessions.router,
-    keys.router,
-    users.router,
+    cameras.router,
+    camera_tools.router,
+    zones.router,
+    segments.router,
+    ledger_routes.router,
     playback.router,
     clip.router,
     snapshot.router,
     live.router,
+    hold_routes.router,
+    retention_routes.router,
+    events.router,
+    sessions.router,
+    keys.router,
+    users.router,
+    notices.router,
+    pages.router,
+    health.router,
 )
