@@ -7,6 +7,7 @@ seam as long as the parameter sets are the same. See docs/architecture.md, "inge
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import av
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
@@ -200,9 +202,7 @@ class FileSource:
     def _read_once(self, stream: VideoStream) -> Iterator[Packet]:
         assert self._container is not None
         skipping = self._seam > 0
-        for item in self._container.demux(stream):
-            if not item.size:
-                continue
+        for item in _with_order(self._container, stream):
             if item.has_sidedata("encryption_info") or item.has_sidedata("encryption_init_info"):
                 raise SourceError(GapReason.ENCRYPTED, "the file is encrypted", 60.0)
             key = bool(item.is_keyframe)
@@ -263,6 +263,27 @@ class FileSource:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+
+def _with_order(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    """The stream's packets. AVI keeps no presentation times, and what is made up for them puts
+    B-frames in the wrong place: there they are found from the pictures' own order."""
+    if container.format.name != "avi":
+        yield from (item for item in container.demux(stream) if item.size)
+        return
+    order = BitStreamFilterContext("dts2pts", stream)
+    latest, usual = 0, 1
+    for item in itertools.chain(container.demux(stream), [None]):
+        if item is not None:
+            if not item.size:
+                continue
+            item.pts, usual = None, item.duration or usual
+        batch = order.filter(item)
+        latest = max([latest, *(ready.pts for ready in batch if ready.pts is not None)])
+        for ready in batch:
+            if ready.pts is None:
+                ready.pts = latest = latest + usual
+            yield ready
 
 
 def _is_picture(stream: object) -> bool:
