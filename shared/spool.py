@@ -46,6 +46,14 @@ class CameraState(msgspec.Struct, frozen=True):
     stopped: str = ""
 
 
+def read_state(folder: Path, camera_id: str) -> CameraState | None:
+    """A camera's state out of a recorder's `state/`; None when there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / f"{camera_id}.json").read_bytes(), type=CameraState)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
 def sync_dir(path: Path) -> None:
     """Make the folder's entries durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -58,12 +66,16 @@ def sync_dir(path: Path) -> None:
 def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Replace `path` whole: a reader sees the old bytes or the new ones."""
     part = path.with_name(path.name + f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     if sync:
         sync_dir(path.parent)
 
@@ -147,11 +159,7 @@ class RecorderSpool:
         )
 
     def _read_state(self, camera_id: str) -> CameraState | None:
-        path = self.state / f"{camera_id}.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=CameraState)
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return None
+        return read_state(self.state, camera_id)
 
 
 class SpoolReader:

@@ -7,16 +7,38 @@ that the ledger is current. See docs/architecture.md, invariant 6.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from shared import ids, intervals, log, metrics
 from shared.clock import SECOND_US
 from shared.domain import Camera, Gap, GapReason
-from shared.spool import RecorderSpool
+from shared.spool import RecorderSpool, read_state
 
 PIECE_US = 60 * SECOND_US
+ALIVE_US = 5 * SECOND_US
 MAX_DETAIL = 200
 _logger = log.get("ingest")
+
+
+def recorded_elsewhere(spool: RecorderSpool, camera_id: str, now_us: int) -> int | None:
+    """Up to when recorders beside this one, on the same volume, accounted for a camera; now when
+    one of them is writing. A camera that moves away from a dead recorder leaves no hole."""
+    latest: int | None = None
+    for folder in spool.dir.parent.iterdir():
+        if folder == spool.dir or not (folder / "state").is_dir():
+            continue
+        state = read_state(folder / "state", camera_id)
+        if state is None:
+            continue
+        until = state.until_us
+        for path in (folder / "tmp").glob(f"*-{camera_id}-*.mp4"):
+            if path.stem[21:-37] == camera_id:
+                with contextlib.suppress(FileNotFoundError):
+                    written_us = path.stat().st_mtime_ns // 1_000
+                    until = max(until, now_us if now_us - written_us < ALIVE_US else written_us)
+        latest = until if latest is None else max(latest, until)
+    return None if latest is None else min(latest, now_us)
 
 
 class Account:
@@ -46,6 +68,9 @@ class Account:
         self._spool_reason(stopped)
         if replay:
             return
+        elsewhere = recorded_elsewhere(self._spool, self.camera.id, now_us)
+        if elsewhere is not None and (self.until_us is None or elsewhere > self.until_us):
+            self.until_us, self.reason = elsewhere, GapReason.RECORDER_DOWN
         if self.until_us is None:
             self.until_us = now_us
             self._spool.set_accounted_until(self.camera.id, now_us)

@@ -15,7 +15,8 @@ from pathlib import Path
 from services.ingest import repair
 from services.ingest.file_source import FileSource
 from services.ingest.media import FragmentWritten, FrameSampled, MediaEvent, SegmentFiled
-from services.ingest.recorder import CameraRecorder, Sampling, Tools
+from services.ingest.recorder import CameraRecorder
+from services.ingest.recorder_parts import SamplerFactory, Sampling, SourceFactory, Tools
 from services.ingest.source import PacketSource, SourceError
 from services.ingest.spool_guard import SpoolGuard
 from shared import log, metrics
@@ -25,11 +26,9 @@ from shared.settings import Settings
 from shared.spool import RecorderSpool
 
 CLOSE_S = 4.0
+REST_AFTER_S = 15
 MAX_EVENTS = 20_000
 MAX_EVENT_BYTES = 64 * 1024 * 1024
-
-SourceFactory = Callable[[Camera], PacketSource]
-SamplerFactory = Callable[[Camera, Callable[[FrameSampled], None]], Sampling | None]
 
 
 class EventQueue:
@@ -102,10 +101,6 @@ def _weight(event: MediaEvent) -> int:
     return len(event.jpeg) if isinstance(event, FrameSampled) else 0
 
 
-def _no_sampler(_camera: Camera, _emit: Callable[[FrameSampled], None]) -> Sampling | None:
-    return None
-
-
 class PyAvMedia:
     """The MediaPath of one recorder process. `epoch` is this life's assignment epoch."""
 
@@ -131,13 +126,14 @@ class PyAvMedia:
             SpoolGuard(settings.spool, spool, clock),
             self.epoch,
             source_factory or self._source,
-            sampler_factory or _no_sampler,
+            sampler_factory or self._sampler,
             self._queue.put,
         )
         self._recorders: dict[str, CameraRecorder] = {}
         self._ending: list[CameraRecorder] = []
         self._leftovers: dict[str, list[Path]] = repair.left_behind(spool)
         self._repairer: threading.Thread | None = None
+        self._born_us = clock.monotonic_us()
         self._closed = False
         self._logger = log.get("ingest")
 
@@ -154,6 +150,14 @@ class PyAvMedia:
         raise SourceError(
             GapReason.HOST_NOT_ALLOWED, "the address begins with none of rtsp, rtsps, file", 60.0
         )
+
+    def _sampler(self, camera: Camera, emit: Callable[[FrameSampled], None]) -> Sampling | None:
+        from services.ingest.sampler import Sampler
+
+        def drop(reason: str) -> None:
+            metrics.FRAMES_DROPPED.labels(reason).inc()
+
+        return Sampler(camera, self._settings, self._clock, emit, drop, epoch=self.epoch)
 
     @property
     def dropped(self) -> int:
@@ -191,9 +195,11 @@ class PyAvMedia:
             self._ending.append(recorder)
         self._forget_ended()
 
-    def repair_rest(self) -> None:
+    def _repair_rest(self) -> None:
         """File what an earlier life left of cameras that were not added (they may be another
-        recorder's now), in a thread of its own. Call it once the first cameras were added."""
+        recorder's now), in a thread of its own, once those that were had their turn."""
+        if self._clock.monotonic_us() - self._born_us < REST_AFTER_S * 1_000_000:
+            return
         rest = [path for paths in self._leftovers.values() for path in paths]
         self._leftovers = {}
         if rest and self._repairer is None:
@@ -222,6 +228,8 @@ class PyAvMedia:
 
     async def events(self, timeout_s: float) -> list[MediaEvent]:
         """See MediaPath."""
+        if self._leftovers:
+            self._repair_rest()
         return await self._queue.get(timeout_s)
 
     async def close(self, reason: GapReason) -> None:

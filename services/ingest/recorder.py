@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 from services.ingest import media, repair
 from services.ingest.accounting import Account
-from services.ingest.media import MediaEvent, OpenSegment, StateChanged
+from services.ingest.media import OpenSegment, StateChanged
+from services.ingest.recorder_parts import Sampling, Tools
 from services.ingest.segment_file import OpenState, SegmentFile
 from services.ingest.segmenter import Action, Close, Open, Segmenter, Write
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
-from services.ingest.spool_guard import SpoolGuard
 from shared import civil, ids, log, metrics
-from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, Gap, GapReason, RecordingState
 from shared.runtime import Backoff
-from shared.settings import Settings
-from shared.spool import RecorderSpool
 
 REFUSED = frozenset(
     {
@@ -39,29 +34,6 @@ WAIT_S = 1.0
 HUNG_S = 10.0
 CLOSE = Close(0)
 MASK_DETAIL = "masks that must be burned in here are not built: let the camera mask for itself"
-
-
-class Sampling(Protocol):
-    """Takes analysis frames of one camera (services/ingest/sampler.py)."""
-
-    def offer(self, packet: Packet, info: StreamInfo) -> None:
-        """A packet of the main stream; returns at once."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Tools(NamedTuple):
-    """What the recorders of one process share."""
-
-    settings: Settings
-    clock: Clock
-    spool: RecorderSpool
-    guard: SpoolGuard
-    epoch: int
-    source_factory: Callable[[Camera], PacketSource]
-    sampler_factory: Callable[[Camera, Callable[[media.FrameSampled], None]], Sampling | None]
-    emit: Callable[[MediaEvent], None]
 
 
 class _NoRoomError(Exception):
@@ -130,7 +102,7 @@ class CameraRecorder:
             self._repair()
             self._account.begin(self._clock.now_us(), replay=self._replay)
             if self._standing() is None:
-                sampler = tools.sampler_factory(self.camera, tools.emit)
+                sampler = self._start_sampler()
             while not self._stop.is_set():
                 self._turn(sampler)
             self._account.stop(self._stop_reason, self._clock.now_us())
@@ -138,7 +110,7 @@ class CameraRecorder:
             self._logger.exception("a recorder ended", camera=self.camera.id)
         finally:
             if sampler is not None:
-                sampler.close()
+                sampler.stop()
             self._say(RecordingState.STOPPED, self._stop_reason)
 
     def _gap_filed(self, gap: Gap) -> None:
@@ -274,6 +246,16 @@ class CameraRecorder:
                 self._offer(sampler, packet, info)
         self._end(segmenter, self._stop_reason, "")
 
+    def _start_sampler(self) -> Sampling | None:
+        try:
+            sampler = self._tools.sampler_factory(self.camera, self._tools.emit)
+            if sampler is not None:
+                sampler.start()
+            return sampler
+        except Exception:
+            self._logger.exception("sampling cannot start", camera=self.camera.id)
+            return None
+
     def _offer(self, sampler: Sampling, packet: Packet, info: StreamInfo) -> None:
         """Nothing that detects may stop what records."""
         try:
@@ -367,7 +349,6 @@ class CameraRecorder:
         segment = file.finish()
         self._file = None
         if segment is not None:
-            metrics.RECORDED_SECONDS.inc((segment.end_us - segment.start_us) / SECOND_US)
             self._tools.emit(media.SegmentFiled(segment))
 
     def _leave_file(self) -> None:
