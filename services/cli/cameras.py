@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +96,7 @@ def import_file(
     with Remote() as remote:
         done = remote.call(
             "POST",
-            "/v1/cameras/import",
+            "/v1/cameras:import",
             content=data,
             params={"dry_run": "true" if dry_run else None},
             headers={"Content-Type": "text/csv"},
@@ -105,28 +104,28 @@ def import_file(
     output.emit(done, as_json, output.fields(done))
 
 
-def _change(camera: str, body: dict[str, Any], as_json: bool) -> None:
+def _change(method: str, path: str, as_json: bool, body: dict[str, Any] | None = None) -> None:
     with Remote() as remote:
-        changed = remote.call("PATCH", f"/v1/cameras/{camera}", body=body)
+        changed = remote.call(method, path, body=body)
     output.emit(changed, as_json, output.fields(changed))
 
 
 @commands.command("disable")
 def disable(camera: Camera, as_json: output.Json = False) -> None:
     """Stop recording it; the seconds become a gap with the reason `disabled`."""
-    _change(camera, {"enabled": False}, as_json)
+    _change("POST", f"/v1/cameras/{camera}/disable", as_json)
 
 
 @commands.command("enable")
 def enable(camera: Camera, as_json: output.Json = False) -> None:
     """Record it again."""
-    _change(camera, {"enabled": True}, as_json)
+    _change("POST", f"/v1/cameras/{camera}/enable", as_json)
 
 
 @commands.command("rename")
 def rename(camera: Camera, name: str, as_json: output.Json = False) -> None:
     """Give it another name; its id stays."""
-    _change(camera, {"name": name}, as_json)
+    _change("PATCH", f"/v1/cameras/{camera}", as_json, {"name": name})
 
 
 @commands.command("maintain")
@@ -139,9 +138,7 @@ def maintain(
 ) -> None:
     """Plan maintenance: what is not recorded then is a gap with that reason."""
     body = {"start": start, "end": end, "note": note}
-    with Remote() as remote:
-        done = remote.call("POST", f"/v1/cameras/{camera}/maintenance", body=body)
-    output.emit(done, as_json, output.fields(done if isinstance(done, dict) else {"planned": done}))
+    _change("POST", f"/v1/cameras/{camera}/maintenance", as_json, body)
 
 
 @commands.command("test")
@@ -155,13 +152,9 @@ def test(
     as_json: output.Json = False,
 ) -> None:
     """Connect to it now and say what was found."""
-    body = {
-        name: value
-        for name, value in (("purpose", purpose), ("reason", reason))
-        if value is not None
-    }
+    why = {"purpose": purpose, "reason": reason}
     with Remote() as remote:
-        found = remote.call("POST", f"/v1/cameras/{camera}/test", body=body or None)
+        found = remote.call("POST", f"/v1/cameras/{camera}/test", params=why)
     encoded = found.pop("jpeg_base64", None)
     if picture is not None:
         if not encoded:
@@ -170,8 +163,7 @@ def test(
                 "The test gave no picture.",
                 fix="Name --purpose and --reason, with a role that may see live.",
             )
-        with contextlib.suppress(ValueError):
-            picture.write_bytes(base64.b64decode(encoded))
+        picture.write_bytes(base64.b64decode(encoded))
     output.emit(found, as_json, output.fields(found))
     if not found.get("ok"):
         raise typer.Exit(output.FOUND_WRONG)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from services.cli import output
 from services.cli.remote import Remote
@@ -104,13 +105,26 @@ def clip(
         raise LamppostError(Kind.INVALID, f"There is no folder {out}.", fix="Name one with --out.")
     with Remote() as remote:
         body = _body(camera, start, end, purpose, case, reason)
-        found = remote.call("POST", "/v1/clips", body=body)
+        found = remote.call("POST", "/v1/clip-sessions", body=body)
         written = []
-        for part in found["files"]:
-            name = part.get("name") or part["url"].rsplit("/", 1)[-1]
-            target = out / Path(name).name
+        for part in found["parts"]:
+            target = out / clip_name(camera, part)
             remote.download("GET", part["url"], target)
             written.append({**part, "file": str(target), "size_bytes": target.stat().st_size})
-    value = {**found, "files": written}
-    rows = [[item["file"], item.get("start"), item.get("end")] for item in written]
-    output.emit(value, as_json, output.table(["file", "from", "to"], rows))
+        remote.call("DELETE", found["close_url"])
+    value = {**found, "parts": written}
+    rows = [[item["file"], item["start"], item["end"]] for item in written]
+
+    def text(console: Console) -> None:
+        output.table(["file", "really from", "to"], rows)(console)
+        for hole in found["holes"]:
+            words = f"not there: {hole['start']} to {hole['end']}, {hole['reason']}"
+            console.print(words, highlight=False)
+
+    output.emit(value, as_json, text)
+
+
+def clip_name(camera: str, part: dict[str, Any]) -> str:
+    """A file name out of the camera and the real start: nothing of it is the server's word."""
+    start = re.sub(r"[^0-9T]", "", str(part["start"])[:19])
+    return f"{camera}-{start}-{int(part['number'])}.mp4"

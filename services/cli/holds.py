@@ -36,7 +36,7 @@ def place(
 ) -> None:
     """Hold a range of up to four cameras for 72 hours, renewable."""
     body = {
-        "cameras": camera,
+        "camera_ids": camera,
         "start": start,
         "end": parse_end(start, end),
         "case_ref": case,
