@@ -70,7 +70,8 @@ class SegmentPurged(msgspec.Struct, frozen=True, tag="segment.purged", tag_field
 
 class StatusChanged(msgspec.Struct, frozen=True, tag="camera.status", tag_field="type"):
     """Topic `camera-status`: a recorder says what a camera is doing. Sent at each change and every
-    `ingest.status_interval_s`, with where its open segment and live stream are to be had."""
+    `ingest.status_interval_s`, with where its open segment and live stream are to be had. Of two
+    recorders' words the one with the higher `epoch` (of this assignment) counts."""
 
     camera_id: str
     state: RecordingState

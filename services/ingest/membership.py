@@ -1,0 +1,199 @@
+"""Which cameras the bus gives this process, and telling the media path the difference.
+
+While the bus is away nothing changes: what is recorded stays recorded. The decision itself is
+services/ingest/assignment.py. See docs/architecture.md, "Assignment and failover".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from services.ingest.assignment import Elsewhere, Facts, plan
+from services.ingest.media import MediaPath
+from services.ingest.refusals import Refusals
+from shared import log, metrics
+from shared.bus import Bus, Consumer, Record
+from shared.bus.partitioner import partition_of
+from shared.clock import Clock
+from shared.domain import Camera, GapReason
+from shared.errors import Kind, LamppostError
+from shared.messages import CAMERAS, CameraChanged, decode
+from shared.runtime import Backoff, Stop
+
+GROUP = "ingest"
+POLL_S = 1.0
+MAX_CAMERAS = 20_000
+MAX_DRAIN = 1_000
+
+
+class Changes:
+    """What the plan's executor tells: callbacks into the service."""
+
+    def __init__(
+        self,
+        added: Callable[[Camera], None],
+        removed: Callable[[str], None],
+        refused: Callable[[Camera, str], None],
+        settled: Callable[[], None],
+    ) -> None:
+        self.added = added
+        self.removed = removed
+        self.refused = refused
+        self.settled = settled
+
+
+class Membership:
+    """A member of group `ingest`. One task runs it."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        clock: Clock,
+        media: MediaPath,
+        refusals: Refusals,
+        changes: Changes,
+        *,
+        member: str,
+        max_streams: int,
+    ) -> None:
+        self.recording: dict[str, Camera] = {}
+        self.refused: dict[str, Camera] = {}
+        self._bus = bus
+        self._clock = clock
+        self._media = media
+        self._refusals = refusals
+        self._changes = changes
+        self._member = member
+        self._max_streams = max_streams
+        self._cameras: dict[str, Camera] = {}
+        self._elsewhere = Elsewhere()
+        self._consumer: Consumer | None = None
+        self._partitions = 1
+        self._settled = False
+        self._log = log.get("ingest.assignment")
+
+    async def run(self, stop: Stop) -> None:
+        """Follow the group until the stop; an unreachable bus is tried again and stops nothing."""
+        backoff = Backoff(0.2, 5.0)
+        while not stop.is_set:
+            try:
+                await self.run_once(POLL_S)
+                backoff.reset()
+            except LamppostError as error:
+                if error.kind is Kind.CLOSED:
+                    self._consumer = None
+                self._log.warning(
+                    "assignment unknown, recording goes on",
+                    kind=error.kind.value,
+                    cause=str(error),
+                    cameras=len(self.recording),
+                )
+                await stop.sleep(self._clock, backoff.next_s())
+            except Exception:
+                self._log.exception("unexpected error, recording goes on")
+                await stop.sleep(self._clock, backoff.next_s())
+
+    async def run_once(self, timeout_s: float = 0) -> None:
+        """One poll, and what follows from it."""
+        consumer = await self._joined()
+        records = await consumer.poll(timeout_s=timeout_s)
+        # All of it before anything is decided: an older configuration may come before a newer.
+        for _ in range(MAX_DRAIN):
+            if not records:
+                break
+            self._take(records)
+            records = await consumer.poll(timeout_s=0)
+        await self._apply(consumer)
+
+    async def leave(self) -> None:
+        """Leave the group, so that others take over at once."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+
+    async def settle_refusals(self) -> None:
+        """At the end: account for refused cameras up to now."""
+        await asyncio.to_thread(self._refusals.update, (), "", self._clock.now_us())
+
+    async def _joined(self) -> Consumer:
+        if self._consumer is None:
+            self._partitions = await self._bus.partitions(CAMERAS.name)
+            self._consumer = await self._bus.consumer(
+                [CAMERAS.name], group=GROUP, member=self._member, start="earliest"
+            )
+        return self._consumer
+
+    def _take(self, records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                camera = decode(record.value, CameraChanged).camera
+            except LamppostError as error:
+                metrics.BUS_POISON.labels(record.topic).inc()
+                self._log.error("unreadable camera ignored", camera=record.key, cause=str(error))
+                continue
+            if camera.id not in self._cameras and len(self._cameras) >= MAX_CAMERAS:
+                self._log.error("too many cameras, ignored", camera=camera.id, most=MAX_CAMERAS)
+                continue
+            self._cameras[camera.id] = camera
+
+    async def _apply(self, consumer: Consumer) -> None:
+        assigned = {partition for _, partition in consumer.assignment}
+        now_us = self._clock.monotonic_us()
+        if any(self._partition_of(name) not in assigned for name in self.recording):
+            owners = await consumer.owners()
+            self._elsewhere.update(
+                {partition: name for (_, partition), name in owners.items()}, self._member, now_us
+            )
+        else:
+            self._elsewhere.update({}, self._member, now_us)
+        found = plan(
+            Facts(
+                self._cameras,
+                self.recording,
+                assigned,
+                self._elsewhere.since_us,
+                now_us,
+                self._max_streams,
+            ),
+            self._partition_of,
+        )
+        for camera_id, reason in found.remove:
+            self._remove(camera_id, reason)
+        await self._refuse(found.refused)
+        for camera in found.add:
+            self._media.add(camera)
+            self.recording[camera.id] = camera
+            self._changes.added(camera)
+        if assigned and not self._settled:
+            self._settled = True
+            self._changes.settled()
+
+    def _remove(self, camera_id: str, reason: GapReason) -> None:
+        self._log.info("camera let go", camera=camera_id, reason=reason.value)
+        self._media.remove(camera_id, reason)
+        del self.recording[camera_id]
+        self._changes.removed(camera_id)
+
+    async def _refuse(self, refused: Sequence[Camera]) -> None:
+        """Say loudly what is not recorded, and account for it, before others take their place."""
+        names = {camera.id for camera in refused}
+        detail = (
+            f"Recorder {self._member} has its most, {self._max_streams} streams. "
+            "Start another recorder."
+        )
+        for camera in refused:
+            if camera.id not in self.refused:
+                self._log.error("camera not recorded", camera=camera.id, cause=detail)
+            self._changes.refused(camera, detail)
+        for camera_id in [name for name in self.refused if name not in names]:
+            if camera_id not in self.recording:
+                self._changes.removed(camera_id)
+        if refused or self.refused:
+            await asyncio.to_thread(
+                self._refusals.update, tuple(refused), detail, self._clock.now_us()
+            )
+        self.refused = {camera.id: camera for camera in refused}
+
+    def _partition_of(self, camera_id: str) -> int:
+        return partition_of(camera_id, self._partitions)

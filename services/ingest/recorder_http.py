@@ -1,0 +1,270 @@
+"""A recorder's internal HTTP: what it still holds, live fragments, and the connection test.
+
+Listens on 127.0.0.1, any free port, and answers only to the installation's internal key: the api
+asks, nobody else. Memory does not grow with what is sent, and no reader slows recording. See
+docs/architecture.md, "Playback and live".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import inspect
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from io import FileIO
+from typing import Any
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+from prometheus_client import generate_latest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.ingest.live import LiveHub
+from services.ingest.spool_view import Listed, SpoolView, open_listed
+from shared import log, metrics
+from shared.domain import Camera
+from shared.errors import Kind, LamppostError
+from shared.spool import RecorderSpool
+
+PIECE_BYTES = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
+SEND_TIMEOUT_S = 10.0
+TEST_TIMEOUT_S = 11.0
+MAX_TESTS = 2
+MAX_CONNECTIONS = 256
+END_TIMEOUT_S = 1
+
+Probe = Callable[[Camera], Any]
+"""Tries a camera's connection: a struct or mapping, or an awaitable of one."""
+
+
+class Sending(StreamingResponse):
+    """A video stream whose reader must take each piece within `SEND_TIMEOUT_S`, or is cut off.
+
+    `finish` is called at the end, whether the body was begun or not.
+    """
+
+    def __init__(
+        self,
+        body: AsyncIterator[bytes],
+        status: int,
+        headers: dict[str, str],
+        finish: Callable[[], None],
+    ) -> None:
+        super().__init__(body, status, headers, "video/mp4")
+        self._finish = finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._finish()
+
+    async def stream_response(self, send: Send) -> None:
+        async def timely(message: Any) -> None:
+            await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
+
+        await super().stream_response(timely)
+
+
+class KeyCheck:
+    """Refuses every request without the internal key, compared in constant time."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = b"Bearer " + key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                error = LamppostError(Kind.UNAUTHENTICATED, "The internal key is needed.")
+                await _problem(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def build_app(
+    hub: LiveHub, spool: RecorderSpool, *, recorder: str, key: str, probe: Probe
+) -> ASGIApp:
+    """The application of one recorder."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    view = SpoolView(spool)
+    tests = asyncio.Semaphore(MAX_TESTS)
+
+    @app.exception_handler(LamppostError)
+    async def _known(_request: Request, error: LamppostError) -> Response:
+        return _problem(error)
+
+    @app.get("/internal/segments")
+    async def segments(camera: str, start_us: int, end_us: int) -> Response:
+        # The open segment first: should it be filed meanwhile, the look at the folder finds it.
+        growing = [
+            open_listed(segment, fragments, recorder)
+            for segment, fragments in hub.open_segments(camera)
+        ]
+        filed, cut = await asyncio.to_thread(view.listing, camera, start_us, end_us)
+        known = {segment.id for segment in filed}
+        found: list[Listed] = filed + [
+            item
+            for item in growing
+            if item.id not in known and item.start_us < end_us and item.end_us > start_us
+        ]
+        headers = {"X-Lamppost-Truncated": "1"} if cut else {}
+        return Response(msgspec.json.encode(found), media_type="application/json", headers=headers)
+
+    @app.get("/internal/segments/{segment_id}/bytes")
+    async def content(segment_id: str, request: Request) -> Response:
+        name = hub.name_of(segment_id)
+        if name is None:
+            name = await asyncio.to_thread(view.find, segment_id)
+            if name is None:
+                raise LamppostError(Kind.NOT_FOUND, "This segment is no longer in the spool.")
+            hub.name(segment_id, name)
+        size = hub.open_size(segment_id)
+        file = await asyncio.to_thread(view.open, name, size)
+        try:
+            first, after, status = wanted(request.headers.get("range"), file.size_bytes)
+        except BaseException:
+            file.close()
+            raise
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(after - first)}
+        if status == 206:
+            headers["Content-Range"] = f"bytes {first}-{after - 1}/{file.size_bytes}"
+        return Sending(pieces(file.raw, first, after), status, headers, file.close)
+
+    @app.get("/internal/live")
+    async def live(camera: str) -> Response:
+        viewer = hub.watch(camera)
+        headers = {"X-Lamppost-Codec": viewer.codec_string, "Cache-Control": "no-store"}
+        return Sending(viewer.read(), 200, headers, lambda: hub.leave(camera, viewer))
+
+    @app.post("/internal/test")
+    async def test(request: Request) -> Response:
+        camera = decode_camera(await _body(request))
+        if tests.locked():
+            raise LamppostError(Kind.LIMITED, f"{MAX_TESTS} connection tests are running already.")
+        async with tests:
+            return Response(
+                msgspec.json.encode(await _probed(probe, camera)), media_type="application/json"
+            )
+
+    @app.get("/internal/metrics")
+    async def numbers() -> Response:
+        return Response(generate_latest(metrics.REGISTRY), media_type="text/plain; version=0.0.4")
+
+    return KeyCheck(app, key)
+
+
+def wanted(header: str | None, size: int) -> tuple[int, int, int]:
+    """First byte, the byte after the last, and the status of a Range header (one range only)."""
+    if header is None or not header.startswith("bytes=") or "," in header:
+        return 0, size, 200
+    begin, dash, end = header.removeprefix("bytes=").partition("-")
+    if not dash or not (begin + end).isascii() or not (begin + end).isdigit():
+        return 0, size, 200
+    if not begin:
+        first, after = max(0, size - int(end)), size
+    else:
+        first, after = int(begin), min(size, int(end) + 1 if end else size)
+    if first >= after:
+        raise LamppostError(Kind.RANGE_NOT_SATISFIABLE, f"The segment has {size} bytes.")
+    return first, after, 206
+
+
+async def pieces(file: FileIO, first: int, after: int) -> AsyncIterator[bytes]:
+    """The bytes [first, after) of an open file, one piece in memory at a time."""
+    while first < after:
+        size = min(PIECE_BYTES, after - first)
+        data = await asyncio.to_thread(os.pread, file.fileno(), size, first)
+        if not data:
+            return
+        yield data
+        first += len(data)
+
+
+def decode_camera(body: bytes) -> Camera:
+    """The camera of a request; INVALID when it is none."""
+    try:
+        return msgspec.json.decode(body, type=Camera)
+    except msgspec.MsgspecError as error:
+        raise LamppostError(Kind.INVALID, f"Not a camera: {error}.") from error
+
+
+async def _body(request: Request) -> bytes:
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY_BYTES:
+            raise LamppostError(Kind.TOO_LARGE, f"At most {MAX_BODY_BYTES} bytes.")
+    return bytes(data)
+
+
+async def _probed(probe: Probe, camera: Camera) -> Any:
+    try:
+        if inspect.iscoroutinefunction(probe):
+            return await asyncio.wait_for(probe(camera), TEST_TIMEOUT_S)
+        return await asyncio.wait_for(asyncio.to_thread(probe, camera), TEST_TIMEOUT_S)
+    except TimeoutError:
+        return {"ok": False, "reason": "unreachable", "detail": "No answer in time."}
+
+
+def _problem(error: LamppostError) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": error.kind.value,
+        "status": error.status,
+        "detail": str(error),
+    }
+    return Response(msgspec.json.encode(body), error.status, media_type="application/problem+json")
+
+
+class _Quiet(uvicorn.Server):
+    """Leaves signals to the process: the service stops the server in its turn."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class RecorderServer:
+    """The listening socket and its task."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._server = _Quiet(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                lifespan="off",
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=END_TIMEOUT_S,
+                server_header=False,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+        self._log = log.get("ingest.http")
+
+    async def start(self) -> str:
+        """Listen; the base URL."""
+        self._socket.bind(("127.0.0.1", 0))
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening, and cut off who still reads."""
+        self._server.should_exit = True
+        if self._task is not None:
+            done, _ = await asyncio.wait({self._task}, timeout=END_TIMEOUT_S + 0.5)
+            if not done:
+                self._log.warning("open requests were cut off")
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+        self._socket.close()

@@ -1,0 +1,213 @@
+"""The service ingest: records the cameras that the bus gives it, whatever else is down.
+
+`build` puts the parts together; `run` moves values between them. The media path (services/ingest/
+media.py) records on its own threads; nothing here can slow it. See docs/architecture.md, "ingest".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.ingest.live import LiveHub
+from services.ingest.media import (
+    FragmentWritten,
+    FrameSampled,
+    GapFiled,
+    MediaEvent,
+    MediaPath,
+    SegmentFiled,
+    StateChanged,
+)
+from services.ingest.membership import Changes, Membership
+from services.ingest.outgoing import Outgoing
+from services.ingest.recorder_http import RecorderServer, build_app
+from services.ingest.refusals import Refusals
+from services.ingest.status import SpoolGauge, StatusBook
+from shared import log, metrics
+from shared.clock import SECOND_US
+from shared.domain import Camera, GapReason, RecordingState
+from shared.errors import LamppostError
+from shared.platform import Platform
+from shared.runtime import Stop, loop
+from shared.settings import Settings
+from shared.spool import RecorderSpool
+
+EVENTS_WAIT_S = 0.5
+LAST_WORDS_S = 0.5
+"""How long the end waits for the bus to take the last statuses."""
+
+
+class IngestService:
+    """One recorder process."""
+
+    name = "ingest"
+
+    def __init__(
+        self, platform: Platform, settings: Settings, media: MediaPath, spool: RecorderSpool
+    ) -> None:
+        self._clock = platform.clock
+        self._settings = settings
+        self._media = media
+        self._spool = spool
+        recorder = settings.instance
+        self._book = StatusBook(self._clock, recorder, media.epoch)
+        self._gauge = SpoolGauge(spool.new, self._clock)
+        self._hub = LiveHub(settings.ingest.live_buffer_s)
+        self._out = Outgoing(platform.bus, self._clock, recorder, self._frame_done)
+        self.membership = Membership(
+            platform.bus,
+            self._clock,
+            media,
+            Refusals(spool, recorder, media.epoch),
+            Changes(self._added, self._removed, self._refused, media.repair_rest),
+            member=recorder,
+            max_streams=settings.ingest.max_streams,
+        )
+        self._server = RecorderServer(
+            build_app(
+                self._hub,
+                spool,
+                recorder=recorder,
+                key=platform.internal_key,
+                probe=self._probe,
+            )
+        )
+        self._log = log.get("ingest")
+
+    async def run(self, stop: Stop) -> None:
+        """Record until the stop; then file everything, say so, and leave the group."""
+        self._book.url = await self._server.start()
+        self._log.info("recorder listens", url=self._book.url, epoch=self._media.epoch)
+        ended = Stop()
+        following = asyncio.create_task(self.membership.run(stop))
+        reporting = asyncio.create_task(self._report(stop))
+        moving = [
+            asyncio.create_task(loop("ingest.events", self.run_once, ended, self._clock, idle_s=0)),
+            asyncio.create_task(self._out.send_frames(ended)),
+            asyncio.create_task(self._out.send_statuses(ended)),
+        ]
+        everything = [following, reporting, *moving]
+        try:
+            await asyncio.wait(
+                [asyncio.ensure_future(stop.wait()), *everything],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            stop.set()
+            try:
+                await self._end(following, ended)
+            finally:
+                for task in everything:
+                    task.cancel()
+                results = await asyncio.gather(*everything, return_exceptions=True)
+                await self._server.stop()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def run_once(self) -> bool:
+        """Take in what the media path reports."""
+        for event in await self._media.events(EVENTS_WAIT_S):
+            self._take(event)
+        return True
+
+    async def report(self) -> None:
+        """Queue the status of every camera and of this recorder."""
+        usage = await asyncio.to_thread(self._gauge.read)
+        for camera_id in self._book.camera_ids:
+            self._out.status(self._book.message(camera_id))
+        self._out.status(self._book.recorder_message(usage))
+
+    def _take(self, event: MediaEvent) -> None:
+        if isinstance(event, FragmentWritten):
+            if self._book.knows(event.segment.camera_id):
+                self._hub.fragment(event)
+                self._book.fragment(event)
+        elif isinstance(event, FrameSampled):
+            self._out.frame(event)
+        elif isinstance(event, StateChanged):
+            if event.state is not RecordingState.RECORDING:
+                self._hub.stopped(event.camera_id)
+            if self._book.knows(event.camera_id) and self._book.state_changed(event):
+                self._out.status(self._book.message(event.camera_id))
+        elif isinstance(event, SegmentFiled):
+            self._hub.filed(event.segment)
+            span_us = event.segment.end_us - event.segment.start_us
+            metrics.RECORDED_SECONDS.inc(max(0, span_us) / SECOND_US)
+        else:
+            assert isinstance(event, GapFiled)
+
+    async def _report(self, stop: Stop) -> None:
+        """A status of everything at each interval."""
+        while not stop.is_set:
+            try:
+                await self.report()
+            except OSError as error:
+                self._log.warning("spool cannot be measured", cause=str(error))
+            await stop.sleep(self._clock, self._settings.ingest.status_interval_s)
+
+    async def _end(self, following: asyncio.Task[None], ended: Stop) -> None:
+        """File what is open while others take over, then the last words."""
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        self._hub.close()
+        await asyncio.gather(
+            self._media.close(GapReason.RECORDER_STOPPED),
+            self._quietly(self.membership.leave),
+            self._quietly(self.membership.settle_refusals),
+        )
+        for event in await self._media.events(0):
+            self._take(event)
+        await self._quietly(self._last_words)
+        ended.set()
+
+    async def _last_words(self) -> None:
+        for camera_id in self._book.camera_ids:
+            message = self._book.end(camera_id)
+            if message is not None:
+                self._out.status(message)
+        usage = await asyncio.to_thread(self._gauge.read)
+        self._out.status(self._book.recorder_message(usage, stopped=True))
+        await self._out.flush()
+
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        """At the end nothing waits long for the bus, and nothing fails for it."""
+        try:
+            await asyncio.wait_for(work(), LAST_WORDS_S)
+        except (LamppostError, OSError, TimeoutError) as error:
+            self._log.warning("ended without a last step", cause=repr(error))
+
+    def _added(self, camera: Camera) -> None:
+        if self._book.begin(camera):
+            self._out.status(self._book.message(camera.id))
+
+    def _removed(self, camera_id: str) -> None:
+        self._hub.stopped(camera_id)
+        message = self._book.end(camera_id)
+        if message is not None:
+            self._out.status(message)
+
+    def _refused(self, camera: Camera, detail: str) -> None:
+        if self._book.refuse(camera.id, detail):
+            self._out.status(self._book.message(camera.id))
+
+    def _frame_done(self, camera_id: str, dropped: bool) -> None:
+        if self._book.knows(camera_id):
+            self._book.frame(camera_id, dropped=dropped)
+
+    async def _probe(self, camera: Camera) -> Any:
+        from services.ingest.probe import probe
+
+        return await asyncio.to_thread(probe, camera, self._settings, self._clock)
+
+
+def build(platform: Platform, settings: Settings, media: MediaPath | None = None) -> IngestService:
+    """The recorder of these settings; `media` replaces the PyAV media path."""
+    spool = RecorderSpool(settings.path(settings.spool.dir), settings.instance)
+    if media is None:
+        from services.ingest.pyav_media import PyAvMedia
+
+        media = PyAvMedia(settings, platform.clock, spool)
+    return IngestService(platform, settings, media, spool)
