@@ -102,10 +102,6 @@ class MediaPath(Protocol):
         """Stop and file its open segment; `reason` begins the gap that follows. Returns at once."""
         ...
 
-    def repair_rest(self) -> None:
-        """The first cameras were added: file what an earlier life left of others, meanwhile."""
-        ...
-
     async def events(self, timeout_s: float) -> list[MediaEvent]:
         """What happened since the last call, waiting up to `timeout_s` for the first."""
         ...

@@ -35,12 +35,10 @@ class Changes:
         added: Callable[[Camera], None],
         removed: Callable[[str], None],
         refused: Callable[[Camera, str], None],
-        settled: Callable[[], None],
     ) -> None:
         self.added = added
         self.removed = removed
         self.refused = refused
-        self.settled = settled
 
 
 class Membership:
@@ -70,7 +68,6 @@ class Membership:
         self._elsewhere = Elsewhere()
         self._consumer: Consumer | None = None
         self._partitions = 1
-        self._settled = False
         self._log = log.get("ingest.assignment")
 
     async def run(self, stop: Stop) -> None:
@@ -165,9 +162,6 @@ class Membership:
             self._media.add(camera)
             self.recording[camera.id] = camera
             self._changes.added(camera)
-        if assigned and not self._settled:
-            self._settled = True
-            self._changes.settled()
 
     def _remove(self, camera_id: str, reason: GapReason) -> None:
         self._log.info("camera let go", camera=camera_id, reason=reason.value)

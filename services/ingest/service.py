@@ -61,7 +61,7 @@ class IngestService:
             self._clock,
             media,
             Refusals(spool, recorder, media.epoch),
-            Changes(self._added, self._removed, self._refused, media.repair_rest),
+            Changes(self._added, self._removed, self._refused),
             member=recorder,
             max_streams=settings.ingest.max_streams,
         )
