@@ -50,12 +50,18 @@ class Loaded(NamedTuple):
 class SpoolArchiver:
     """See the module."""
 
-    def __init__(self, platform: Platform, settings: Settings, relay: outbox.Relay) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        settings: Settings,
+        relay: outbox.Relay,
+        reader: SpoolReader | None = None,
+    ) -> None:
         self._platform = platform
         self._settings = settings
         self._committer = Committer(platform, settings, relay)
         self.root = settings.path(settings.spool.dir)
-        self._reader = SpoolReader(self.root)
+        self._reader = reader or SpoolReader(self.root)
         self._log = log.get("archive.spool")
         self._limiter = log.Limiter(platform.clock)
         self._slots = asyncio.Semaphore(settings.archive.workers)
