@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
+import httpx2
+
 from services.api.footage import IN_DOUBT, Footage
 from services.api.media_sessions import MediaSession, MediaSessions
 from services.api.picture import PictureWorkers
@@ -34,11 +36,15 @@ class Media:
     """The parts, and the one task that belongs to them."""
 
     def __init__(
-        self, platform: Platform, settings: Settings, recorders: RecorderDirectory
+        self,
+        platform: Platform,
+        settings: Settings,
+        recorders: RecorderDirectory,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._clock = platform.clock
         self.sessions = MediaSessions(platform.database, platform.clock, settings.api.media_token_s)
-        self.recorders = RecorderClient(recorders, platform.internal_key)
+        self.recorders = RecorderClient(recorders, platform.internal_key, transport)
         self.footage = Footage(platform, settings, self.recorders)
         self.pictures = PictureWorkers()
         self.live_streams = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 import simplejpeg
 from av.video.frame import VideoFrame
 
+from shared import fmp4
 from shared.clock import SECOND_US
 from shared.domain import Fragment
 from shared.errors import Kind, LamppostError
@@ -88,21 +90,15 @@ def _decode(
     stopped: Event,
 ) -> Picture:
     best: tuple[int, VideoFrame] | None = None
+    data = init + media
     try:
-        with av.open(io.BytesIO(init + media), "r", format="mp4") as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "SLICE"
-            for frame in container.decode(stream):
-                if stopped.is_set():
-                    raise LamppostError(Kind.TIMEOUT, "Nobody waits for the picture any more.")
-                if frame.pts is None or frame.time_base is None:
-                    continue
-                ticks = round(frame.pts * frame.time_base * timescale)
-                captured = captured_us(ticks, fragments, timescale)
-                # Pictures come in order of presentation: the first one after the time ends it.
-                if best is not None and captured > at_us:
-                    break
-                best = captured, frame
+        for captured, frame in _pictures(data, fragments, timescale):
+            if stopped.is_set():
+                raise LamppostError(Kind.TIMEOUT, "Nobody waits for the picture any more.")
+            # Pictures come in order of presentation: the first one after the time ends it.
+            if best is not None and captured > at_us:
+                break
+            best = captured, frame
     except av.error.FFmpegError as error:
         if best is None:
             raise LamppostError(Kind.CORRUPT, f"The picture cannot be decoded: {error}.") from error
@@ -110,6 +106,28 @@ def _decode(
         raise LamppostError(Kind.CORRUPT, "No picture could be decoded.")
     captured, frame = best
     return Picture(_jpeg(frame), captured, frame.width, frame.height)
+
+
+def _pictures(
+    data: bytes, fragments: tuple[Fragment, ...], timescale: int
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Each picture with its capture time, in order of presentation.
+
+    The library moves all times when a composition offset is negative, so a picture's time is that
+    of the stored sample its packet was made from.
+    """
+    stored = [sample.pts for part in fmp4.parse_fragments(data) for sample in part.samples]
+    true_pts: dict[int, int] = {}
+    with av.open(io.BytesIO(data), "r", format="mp4") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "SLICE"
+        for number, packet in enumerate(container.demux(stream)):
+            if packet.pts is not None and number < len(stored):
+                true_pts[packet.pts] = stored[number]
+            for frame in packet.decode():
+                if isinstance(frame, VideoFrame) and frame.pts is not None:
+                    ticks = true_pts.get(frame.pts, frame.pts)
+                    yield captured_us(ticks, fragments, timescale), frame
 
 
 def captured_us(ticks: int, fragments: tuple[Fragment, ...], timescale: int) -> int:
