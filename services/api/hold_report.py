@@ -132,9 +132,9 @@ def compose(
             left = intervals.subtract(left, spans)
         for gap in rows.gaps:
             if gap.camera_id == camera_id:
-                span = [(gap.start_us, gap.end_us)]
-                gaps += _unkept(camera_id, intervals.intersect(left, span), gap.reason.value)
-                left = intervals.subtract(left, span)
+                known = [(gap.start_us, gap.end_us)]
+                gaps += _unkept(camera_id, intervals.intersect(left, known), gap.reason.value)
+                left = intervals.subtract(left, known)
         for reason, span in _empty(policy, hold, now_us):
             target = lost if reason == Why.EXPIRED else gaps
             target += _unkept(camera_id, intervals.intersect(left, [span]), reason)
@@ -146,8 +146,8 @@ def compose(
         asked=tuple(Part(camera_id, hold.start_us, hold.end_us) for camera_id in hold.camera_ids),
         preserved=tuple(preserved),
         margin=tuple(margin),
-        gaps=tuple(sorted(gaps, key=_order)),
-        not_preserved=tuple(sorted(lost, key=_order)),
+        gaps=_merged(gaps),
+        not_preserved=_merged(lost),
         segments=len(kept),
         size_bytes=sum(row["size_bytes"] for row in kept),
     )
@@ -191,13 +191,22 @@ def _empty(policy: Policy, hold: Hold, now_us: int) -> list[tuple[str, Interval]
     ]
 
 
-def _order(part: Unkept) -> tuple[str, int]:
-    return part.camera_id, part.start_us
-
-
 def _parts(camera_id: str, spans: Sequence[Interval]) -> list[Part]:
     return [Part(camera_id, start, end) for start, end in spans]
 
 
 def _unkept(camera_id: str, spans: Sequence[Interval], reason: str) -> list[Unkept]:
     return [Unkept(camera_id, start, end, reason) for start, end in spans]
+
+
+def _merged(parts: Sequence[Unkept]) -> tuple[Unkept, ...]:
+    """Adjoining seconds of one camera and reason as one part, in order of time."""
+    spans: dict[tuple[str, str], list[Interval]] = {}
+    for part in parts:
+        spans.setdefault((part.camera_id, part.reason), []).append((part.start_us, part.end_us))
+    found = [
+        Unkept(camera_id, start, end, reason)
+        for (camera_id, reason), known in spans.items()
+        for start, end in intervals.union(known)
+    ]
+    return tuple(sorted(found, key=lambda part: (part.camera_id, part.start_us)))

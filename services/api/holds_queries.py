@@ -120,7 +120,7 @@ async def purged(
         table.c.camera_id.in_(sorted(cameras)), table.c.recording_date.between(first, last)
     )
     found: dict[str, list[Interval]] = {}
-    for camera_id, packed in (await connection.execute(query)).tuples():
+    for camera_id, packed in await connection.execute(query):
         found.setdefault(camera_id, []).extend(
             (segment.start_us, segment.end_us)
             for segment in unpack_segments(packed)

@@ -132,7 +132,7 @@ async def due_counts(connection: AsyncConnection, now_us: int) -> dict[date, int
         .where(_segment.c.state == LIVE, _segment.c.expires_at_us <= now_us)
         .group_by(_segment.c.recording_date)
     )
-    return dict((await connection.execute(query)).tuples().all())
+    return {day: int(count) for day, count in await connection.execute(query)}
 
 
 async def ledger_counts(connection: AsyncConnection, dates: Collection[date]) -> dict[date, int]:
@@ -143,7 +143,7 @@ async def ledger_counts(connection: AsyncConnection, dates: Collection[date]) ->
         .where(table.c.recording_date.in_(sorted(dates)))
         .group_by(table.c.recording_date)
     )
-    return {day: int(count) for day, count in (await connection.execute(query)).tuples()}
+    return {day: int(count) for day, count in await connection.execute(query)}
 
 
 async def due_page(
