@@ -112,7 +112,7 @@ class Decoder:
 
 
 class Sampler:
-    """`offer` for cameras without a sub stream; `start` and `stop` for all."""
+    """Begins by itself at the first `offer`, or at `start`; ends with `stop`."""
 
     def __init__(
         self,
@@ -167,9 +167,17 @@ class Sampler:
         if thread is not None and thread is not threading.current_thread():
             thread.join(JOIN_S)
 
+    def close(self) -> None:
+        """As `stop`: what the recorder calls."""
+        self.stop()
+
     def offer(self, packet: Packet, info: StreamInfo) -> None:
         """One packet of the main stream, on the recorder's thread: returns at once."""
-        if self._camera.source.sub_url is not None or self._stop.is_set():
+        if self._stop.is_set():
+            return
+        if self._thread is None:
+            self.start()
+        if self._camera.source.sub_url is not None:
             return
         if not self._everything and not (packet.key and self._pace.due(packet.received_us)):
             return
@@ -179,8 +187,6 @@ class Sampler:
             self._condition.notify()
         for _ in range(late):
             self._drop("late")
-        if self._thread is None:
-            self.start()
 
     def _put(self, offer: _Offer) -> int:
         """Queue it; the number of frames that were given up for it."""

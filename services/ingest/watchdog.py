@@ -8,7 +8,8 @@ the same picture, compared as a 64x36 thumbnail of brightness, cell by cell, exa
 a real sensor changes some cell of every key frame, an on-screen clock does so every second, and a
 real scene with neither still has inter frames that are not tiny. A picture without structure (a
 covered lens, a night without light) may be equal to itself for hours and is not called frozen.
-What no picture shows cannot be told: with a key frame every 10 s it takes two of them.
+What no picture shows cannot be told: with a key frame every 10 s it takes two of them, and an
+encoder that goes on refining the same picture is found only once it has settled.
 
 Jumps of the time stamps are the segmenter's (services/ingest/segmenter.py). docs/architecture.md,
 "ingest".
