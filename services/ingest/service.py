@@ -198,9 +198,10 @@ class IngestService:
             self._book.frame(camera_id, dropped=dropped)
 
     async def _probe(self, camera: Camera) -> Any:
-        from services.ingest.probe import probe
+        # PyAV is loaded by who needs it: a test with another media path does not.
+        from services.ingest import connection_test
 
-        return await asyncio.to_thread(probe, camera, self._settings, self._clock)
+        return await asyncio.to_thread(connection_test.run, camera, self._settings, self._clock)
 
 
 def build(platform: Platform, settings: Settings, media: MediaPath | None = None) -> IngestService:
