@@ -9,9 +9,9 @@ from datetime import UTC, date
 from shared import civil
 from shared.errors import Kind, LamppostError
 
-CAMERA_ID = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")
+CAMERA_ID = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 OBJECT_KEY = re.compile(
-    r"^v1/\d{4}-\d{2}-\d{2}/[a-z0-9-]{1,63}/\d{8}T\d{12}Z-[0-9a-f-]{36}\.(mp4|boxes)$"
+    r"^v1/\d{4}-\d{2}-\d{2}/[a-z0-9-]{1,63}/\d{8}T\d{12}Z-[0-9a-f-]{36}\.(mp4|boxes)\Z"
 )
 
 

@@ -37,7 +37,7 @@ MAX_STREAMS = 100
 MAX_STREAM_US = 900 * SECOND_US
 KEEP_ALIVE_US = 15 * SECOND_US
 POLL_S = 0.5
-_POSITIONS = re.compile(r"^\d{1,4}-\d{1,18}(?:\.\d{1,4}-\d{1,18}){0,511}$")
+_POSITIONS = re.compile(r"^\d{1,4}-\d{1,18}(?:\.\d{1,4}-\d{1,18}){0,511}\Z")
 router = APIRouter(tags=["events"], responses=problems.RESPONSES)
 
 

@@ -20,7 +20,7 @@ from shared.errors import Kind, LamppostError
 
 REQUEST_ID_HEADER = "x-request-id"
 MAX_BODY_BYTES = 2 * 1024 * 1024
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}\Z")
 
 SECURITY_HEADERS = {
     "content-security-policy": (

@@ -27,7 +27,7 @@ from shared.domain import Role
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 
-NAME = re.compile(r"^[a-z0-9](?:[a-z0-9._@-]{0,98}[a-z0-9])?$")
+NAME = re.compile(r"^[a-z0-9](?:[a-z0-9._@-]{0,98}[a-z0-9])?\Z")
 router = APIRouter(tags=["people"], responses=problems.RESPONSES)
 
 
