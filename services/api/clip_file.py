@@ -86,7 +86,7 @@ class ClipFile(NamedTuple):
         for entry in self.entries[at:]:
             if entry.offset >= last:
                 return
-            if entry.end > first:
+            if entry.end > first and first < last:
                 yield entry
 
 

@@ -10,7 +10,7 @@ arrives only grows (docs/architecture.md, "Playback and live").
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import NamedTuple
 
@@ -107,10 +107,7 @@ def playlist(
     ]
     if all(part.key for part in every):
         lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
-    last_us = every[-1].start_us if every else timeline.start_us
-    holes = [hole for hole in timeline.holes if ended or hole.end_us <= last_us]
-    lines.extend(_date_ranges(holes))
-    lines.extend(_media(listed, segment_url))
+    lines.extend(_media(listed, timeline.holes, segment_url, ended))
     if ended:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
@@ -120,32 +117,40 @@ def _listed(piece: Piece, ended: bool) -> list[Part]:
     return [part for part in parts(piece) if ended or part.whole]
 
 
-def _date_ranges(holes: Iterable[Hole]) -> Iterator[str]:
-    for hole in holes:
-        seconds = (hole.end_us - hole.start_us) / SECOND_US
-        yield (
-            f'#EXT-X-DATERANGE:ID="gap-{hole.start_us}",CLASS="{GAP_CLASS}",'
-            f'START-DATE="{civil.rfc3339(hole.start_us)}",DURATION={seconds:.6f},'
-            f'X-REASON="{hole.reason}"'
-        )
+def _date_range(hole: Hole) -> str:
+    seconds = (hole.end_us - hole.start_us) / SECOND_US
+    return (
+        f'#EXT-X-DATERANGE:ID="gap-{hole.start_us}",CLASS="{GAP_CLASS}",'
+        f'START-DATE="{civil.rfc3339(hole.start_us)}",DURATION={seconds:.6f},'
+        f'X-REASON="{hole.reason}"'
+    )
 
 
-def _media(listed: Sequence[tuple[Piece, list[Part]]], segment_url: str) -> Iterator[str]:
-    mapped = ""
+def _media(
+    listed: Sequence[tuple[Piece, list[Part]]],
+    holes: Sequence[Hole],
+    segment_url: str,
+    ended: bool,
+) -> Iterator[str]:
+    """Parts in order, each hole before the part that ends it; an open hole once all has ended."""
+    left = list(holes)
     first = True
     for piece, own in listed:
         if not own:
             continue
+        while left and left[0].start_us < piece.start_us:
+            yield _date_range(left.pop(0))
         segment = piece.source.segment
         url = segment_url.format(id=segment.id)
-        if not first and not piece.continues:
-            yield "#EXT-X-DISCONTINUITY"
-        if segment.init_sha256 != mapped or not piece.continues:
+        if not piece.continues:
+            if not first:
+                yield "#EXT-X-DISCONTINUITY"
             yield f'#EXT-X-MAP:URI="{url}",BYTERANGE="{segment.init_size}@0"'
-            mapped = segment.init_sha256
         yield f"#EXT-X-PROGRAM-DATE-TIME:{civil.rfc3339(own[0].start_us)}"
         for part in own:
             yield f"#EXTINF:{part.duration_us / SECOND_US:.6f},"
             yield f"#EXT-X-BYTERANGE:{part.size}@{part.offset}"
             yield url
         first = False
+    if ended:
+        yield from map(_date_range, left)

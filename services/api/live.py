@@ -115,7 +115,8 @@ async def stream(token: Token, context: Context) -> Response:
         raise LamppostError(Kind.LIMITED, "Too many live streams are open.", fix="Close one.")
     pieces = _pieces(context, session, token)
     try:
-        codec = (await asyncio.wait_for(anext(pieces), FIRST_PIECE_S)).decode("ascii")
+        async with asyncio.timeout(FIRST_PIECE_S):
+            codec = (await anext(pieces)).decode("ascii")
     except TimeoutError as error:
         raise LamppostError(Kind.TIMEOUT, "The recorder did not answer in time.") from error
     body = parts.counted(session, pieces, 0, lambda _first, _last: _now_span(context))

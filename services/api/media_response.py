@@ -91,7 +91,9 @@ class MediaStream(Response):
         try:
             async for piece in pieces:
                 message = {"type": "http.response.body", "body": piece, "more_body": True}
-                await asyncio.wait_for(send(message), self._stall_s)
+                # Not wait_for: up to Python 3.11 it can swallow the cancel that ends a stream.
+                async with asyncio.timeout(self._stall_s):
+                    await send(message)
         except LamppostError as error:
             # The head is gone already; an answer cut short is all that can be said.
             log.get("api").warning("media ended early", cause=str(error))
