@@ -208,6 +208,7 @@ class CameraRecorder:
             raise
         except _NoRoomError as error:
             self._end(None, error.reason, error.detail)
+            self._account.turn(error.reason, error.detail)
             raise
         except Exception:
             self._end(None, GapReason.BROKEN_STREAM, "")

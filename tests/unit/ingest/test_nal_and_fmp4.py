@@ -6,7 +6,7 @@ import io
 
 import av
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ingest import fmp4, nal, sps
@@ -22,6 +22,7 @@ UNIT = st.binary(min_size=1, max_size=40).map(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(UNIT, st.sampled_from([b"\x00\x00\x01", b"\x00\x00\x00\x01"])), min_size=1)
 )
@@ -32,6 +33,7 @@ def test_annex_b_becomes_length_fields_and_nothing_else(units: list[tuple[bytes,
     assert [found.data[s:e] for s, e in nal.length_spans(found.data) or []] == [u for u, _ in units]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(UNIT, min_size=1))
 def test_length_prefixed_units_pass_as_they_are(units: list[bytes]) -> None:
     data = b"".join(len(u).to_bytes(4, "big") + u for u in units)
@@ -105,6 +107,7 @@ def test_a_parameter_set_replaces_the_one_with_its_id() -> None:
     assert not nal.ParameterSets(Codec.H264).complete
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_parameter_sets_do_not_raise(data: bytes) -> None:
     for codec in Codec:
@@ -168,6 +171,7 @@ def test_rebasing_moves_the_decode_time_only() -> None:
     assert caught.value.kind is Kind.CORRUPT
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_corrupt_and_nothing_else(data: bytes) -> None:
     assert list(reader.parse_fragments(data)) == []

@@ -86,7 +86,7 @@ def streams(draw: st.DrawFn) -> list[Packet]:
     return [p._replace(received_us=r) for p, r in zip(packets, receipts, strict=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(streams())
 def test_nothing_is_lost_and_everything_abuts(packets: list[Packet]) -> None:
     actions = run(cutter(), packets)
@@ -96,7 +96,7 @@ def test_nothing_is_lost_and_everything_abuts(packets: list[Packet]) -> None:
     assert all(a.key for o, a in itertools.pairwise(actions) if isinstance(o, Open))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(streams())
 def test_no_time_lies_after_receipt(packets: list[Packet]) -> None:
     segmenter, latest = cutter(), 0
