@@ -49,6 +49,7 @@ class EmbeddedConsumer:
         self._generation = -1
         self._turn = 0
         self._called_us = bus.clock.monotonic_us()
+        self._beaten_us = self._called_us
         self._wake = asyncio.Event()
         self._heart: asyncio.Task[None] | None = None
         self._closed = False
@@ -192,6 +193,7 @@ class EmbeddedConsumer:
             )
         if view.silent or view.generation != self._generation:
             await self._settle(me)
+        await self._beat_when_due(me)
 
     async def _join(self, me: groups.Member) -> None:
         def work(c: sqlite3.Connection) -> None:
@@ -269,18 +271,24 @@ class EmbeddedConsumer:
         """Say that the member lives while its process does and its work is not stuck."""
         me = self._me
         assert me is not None
-        every_s = self._bus.session_timeout_us / SECOND_US / 3
+        every_s = self._bus.session_timeout_us / SECOND_US / 6
         while True:
             await self._bus.clock.sleep(every_s)
             idle_us = self._bus.clock.monotonic_us() - self._called_us
             if idle_us > IDLE_LIMIT * self._bus.session_timeout_us:
                 continue
             try:
-                await self._bus.durable.write(
-                    lambda c: groups.beat(c, me, self._bus.clock.monotonic_us())
-                )
+                await self._beat_when_due(me)
             except LamppostError as error:
                 self._log.warning("heartbeat missed", group=me.group, cause=str(error))
+
+    async def _beat_when_due(self, me: groups.Member) -> None:
+        now_us = self._bus.clock.monotonic_us()
+        if now_us - self._beaten_us >= self._bus.session_timeout_us // 3:
+            self._beaten_us = now_us
+            await self._bus.durable.write(
+                lambda c: groups.beat(c, me, self._bus.clock.monotonic_us())
+            )
 
     def _stores(self) -> list[Store]:
         found: list[Store] = []
