@@ -198,6 +198,7 @@ class FakeRecorder:
     held: dict[str, Made] = field(default_factory=dict)
     open_ids: set[str] = field(default_factory=set)
     live: list[bytes] = field(default_factory=list)
+    codec: str = ""
     asked: list[str] = field(default_factory=list)
 
     def app(self) -> FastAPI:
@@ -230,7 +231,7 @@ class FakeRecorder:
             return Response(
                 b"".join(self.live),
                 200 if self.live else 404,
-                headers={"X-Lamppost-Codec": "avc1.42c00a"},
+                headers={"X-Lamppost-Codec": self.codec},
                 media_type="video/mp4",
             )
 
