@@ -202,6 +202,8 @@ class FileSource:
     def _read_once(self, stream: VideoStream) -> Iterator[Packet]:
         assert self._container is not None
         skipping = self._seam > 0
+        # A file may change its parameter sets on the way: the seam goes back to the first ones.
+        seam = self._extradata or None if skipping else None
         for item in _with_order(self._container, stream):
             if item.has_sidedata("encryption_info") or item.has_sidedata("encryption_init_info"):
                 raise SourceError(GapReason.ENCRYPTED, "the file is encrypted", 60.0)
@@ -216,6 +218,7 @@ class FileSource:
             shift = self._seam - self._origin
             at = self._order(dts if dts is not None else pts, shift, item.duration or 0)
             received_us = self._pace(at)
+            sets, seam = _new_extradata(item) or seam, None
             yield Packet(
                 bytes(item),
                 None if pts is None else pts + shift,
@@ -224,7 +227,7 @@ class FileSource:
                 key,
                 received_us,
                 None,
-                _new_extradata(item),
+                sets,
             )
 
     def _order(self, stamp: int | None, shift: int, duration: int) -> int:

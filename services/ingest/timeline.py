@@ -2,8 +2,10 @@
 
 A line `wall = anchor + media` is laid along the earliest arrivals: the least delayed packet of a
 connection's first fragment sets the anchor. Later it is lowered at once when a packet arrives
-before the line says it was taken, and raised slowly when every packet arrives late, which is how a
-camera's clock that runs slow looks. See docs/architecture.md, "ingest", capture time.
+before the line says it was taken, and raised by and by when every packet arrives late, which is how
+a camera looks whose clock runs slow or whose frame rate is not what it says.
+
+See docs/architecture.md, "ingest", capture time.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import NamedTuple
 from shared.clock import SECOND_US
 from shared.domain import ClockSource
 
-SLEW_PPM = 2_000
-"""Fastest rise of the line, parts per million of media time: more than any quartz drifts."""
+CATCH_UP_US = 3 * SECOND_US
+"""Time constant of the rise: a frame rate that is wrong by a third still stays within a second."""
 JUMP_US = 2 * SECOND_US
 LATE_WINDOWS = 10
 """So many fragments in a row that lie over JUMP_US late mean that the clock was set."""
@@ -99,7 +101,8 @@ class Timeline:
             over = low - self._anchor
             self._late = self._late + 1 if over > JUMP_US else 0
             fine = self._late < LATE_WINDOWS
-            self._anchor += min(over, elapsed * SLEW_PPM // 1_000_000)
+            if over <= JUMP_US:
+                self._anchor += over * min(elapsed, CATCH_UP_US) // CATCH_UP_US
         self._receipt_low = self._capture_low = _FAR
         self._receipt_high = -_FAR
         self._offset_high = None

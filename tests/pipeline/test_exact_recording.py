@@ -249,3 +249,37 @@ async def test_generated_streams_are_recorded_exactly(
     path = write_video(tmp_path / "clips" / "clip.bin", **make)
     result = await check_exact(tmp_path, path, segment_s=1.0)
     assert len(result.segments) >= 2
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+async def test_a_loop_leaves_no_gap_at_its_seam(tmp_path: Path, b_frames: int) -> None:
+    path = write_video(tmp_path / "clips" / "clip.mp4", frames=50, b_frames=b_frames)
+    settings = recording.settings_for(tmp_path / "state", path.parent, segment_s=5.0)
+    camera = recording.file_camera(path, speed=2_000.0)
+    result = await recording.record(settings, [camera], recording.filed(4))
+    check_segments(result.segments)
+    assert len({segment.connection_id for segment, _ in result.segments}) == 1
+    once = [access.units for access in source_of(path)[1]]
+    flat = [unit for samples in recorded_units(result.segments) for unit in samples]
+    assert len(flat) > 3 * len(once)
+    assert all(units == once[index % len(once)] for index, units in enumerate(flat))
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if "reload" in name])
+async def test_a_loop_goes_back_to_the_first_parameter_sets(tmp_path: Path, name: str) -> None:
+    path = footage(f"odd/{name}")
+    settings = recording.settings_for(tmp_path, path.parent)
+    camera = recording.file_camera(path, speed=2_000.0)
+    result = await recording.record(settings, [camera], recording.filed(6))
+    check_segments(result.segments)
+    sizes = [(segment.width, segment.height) for segment, _ in result.segments]
+    assert sizes[:5] == [sizes[0], sizes[1]] * 2 + [sizes[0]]
+    assert sizes[0] != sizes[1]
+    for (segment, data), samples in zip(
+        result.segments[:-1], recorded_units(result.segments[:-1]), strict=True
+    ):
+        shown = pictures(io.BytesIO(data))
+        assert len(shown) == len(samples)
+        assert {(width, height) for _, width, height, _ in shown} == {
+            (segment.width, segment.height)
+        }

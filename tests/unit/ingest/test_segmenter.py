@@ -253,6 +253,31 @@ def test_the_clock_set_forward_begins_a_new_run() -> None:
     assert len(pictures(actions)) >= 1000 - 50
 
 
+@pytest.mark.parametrize("rate", [0.75, 0.999, 1.001, 1.3])
+def test_a_camera_whose_clock_runs_wrong_is_followed_without_a_hole(rate: float) -> None:
+    packets = [
+        p._replace(received_us=START_US + round(i * 40_000 / rate))
+        for i, p in enumerate(regular(3_000))
+    ]
+    actions = run(cutter(segment_s=60.0), packets)
+    assert not [a for a in actions if isinstance(a, Hole)]
+    writes = [a for a in actions if isinstance(a, Write)]
+    assert abs(writes[-1].end_us - packets[-1].received_us) < 1_100_000
+    check_order(actions)
+
+
+def test_a_stall_and_the_burst_after_it_move_no_picture_by_a_second() -> None:
+    packets = regular(500)
+    stalled = START_US + 8_000_000
+    packets = [
+        p._replace(received_us=stalled) if 125 <= i < 200 else p for i, p in enumerate(packets)
+    ]
+    actions = run(cutter(segment_s=60.0), packets)
+    assert not [a for a in actions if isinstance(a, Hole)]
+    for write in (a for a in actions if isinstance(a, Write)):
+        assert abs(write.start_us - (START_US + write.base_time * 100 // 9)) < 1_000_000
+
+
 def test_a_picture_without_parameter_sets_joins_the_next() -> None:
     sei = unit(6, 7)
     packets = regular(60)
