@@ -17,7 +17,7 @@ from services.ingest import rtp, rtsp_wire, sps
 from services.ingest.camera_secrets import CameraSecrets, Version
 from services.ingest.hosts import HostList, HostRefusedError, HostUnknownError
 from services.ingest.nal import ParameterSets
-from services.ingest.rtsp_client import Connection, Refused
+from services.ingest.rtsp_client import Connection, Refused, RtpSink
 from services.ingest.rtsp_dial import ConnectionFailed
 from services.ingest.source import Packet, SourceError, StreamInfo
 from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch
@@ -196,7 +196,9 @@ class RtspSource:
         now_us = self._clock.monotonic_us()
         self._codec, self._clock_hz = codec, track.clock_hz
         self._assembler = rtp.Assembler(codec, track.payload)
-        self._reorder = rtp.Reorder() if self._camera.source.transport == "udp" else None
+        self._reorder = rtp.Reorder()
+        udp = self._camera.source.transport == "udp"
+        self._sink: RtpSink = self._reordered if udp else self._assembler.feed
         self._sets = ParameterSets(codec)
         self._sets.update(tuple(rtsp_wire.sprop_nals(track.fmtp)))
         self._report: rtp.SenderReport | None = None
@@ -311,7 +313,7 @@ class RtspSource:
         connection, before = self._connection, len(self._assembler.ready)
         if connection is None:
             raise SourceError(GapReason.CONNECTION_LOST, "closed")
-        connection.pump(self._rtp, self._rtcp)
+        connection.pump(self._sink, self._rtcp)
         now_us = self._clock.monotonic_us()
         if len(self._assembler.ready) > before:
             self._silence.seen(now_us)
@@ -321,10 +323,7 @@ class RtspSource:
             self._next_report_us = now_us + REPORT_INTERVAL_US
             connection.report(rtp.receiver_report(self._ssrc))
 
-    def _rtp(self, buf: bytes | bytearray, start: int, end: int) -> None:
-        if self._reorder is None:
-            self._assembler.feed(buf, start, end)
-            return
+    def _reordered(self, buf: bytes | bytearray, start: int, end: int) -> None:
         for packet in self._reorder.push(bytes(buf[start:end])):
             self._assembler.feed(packet, 0, len(packet))
 
