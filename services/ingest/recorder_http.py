@@ -19,9 +19,11 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import Response, StreamingResponse
 from prometheus_client import generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.live import LiveHub
@@ -38,6 +40,7 @@ TEST_TIMEOUT_S = 11.0
 MAX_TESTS = 2
 MAX_CONNECTIONS = 256
 END_TIMEOUT_S = 1
+MAX_DIGITS = 19
 
 Probe = Callable[[Camera], Any]
 """Tries a camera's connection: a struct or mapping, or an awaitable of one."""
@@ -89,26 +92,29 @@ class KeyCheck:
         await self._app(scope, receive, send)
 
 
-def build_app(
-    hub: LiveHub, spool: RecorderSpool, *, recorder: str, key: str, probe: Probe
-) -> ASGIApp:
-    """The application of one recorder."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    view = SpoolView(spool)
-    tests = asyncio.Semaphore(MAX_TESTS)
+class Answers:
+    """The routes of one recorder."""
 
-    @app.exception_handler(LamppostError)
-    async def _known(_request: Request, error: LamppostError) -> Response:
-        return _problem(error)
+    def __init__(self, hub: LiveHub, spool: RecorderSpool, recorder: str, probe: Probe) -> None:
+        self._hub = hub
+        self._view = SpoolView(spool)
+        self._recorder = recorder
+        self._probe = probe
+        self._tests = asyncio.Semaphore(MAX_TESTS)
 
-    @app.get("/internal/segments")
-    async def segments(camera: str, start_us: int, end_us: int) -> Response:
+    async def segments(self, request: Request) -> Response:
+        """Segments of a camera's range that are still here."""
+        camera, start_us, end_us = (
+            _text(request, "camera"),
+            _number(request, "start_us"),
+            _number(request, "end_us"),
+        )
         # The open segment first: should it be filed meanwhile, the look at the folder finds it.
         growing = [
-            open_listed(segment, fragments, recorder)
-            for segment, fragments in hub.open_segments(camera)
+            open_listed(segment, fragments, self._recorder)
+            for segment, fragments in self._hub.open_segments(camera)
         ]
-        filed, cut = await asyncio.to_thread(view.listing, camera, start_us, end_us)
+        filed, cut = await asyncio.to_thread(self._view.listing, camera, start_us, end_us)
         known = {segment.id for segment in filed}
         found: list[Listed] = filed + [
             item
@@ -118,16 +124,17 @@ def build_app(
         headers = {"X-Lamppost-Truncated": "1"} if cut else {}
         return Response(msgspec.json.encode(found), media_type="application/json", headers=headers)
 
-    @app.get("/internal/segments/{segment_id}/bytes")
-    async def content(segment_id: str, request: Request) -> Response:
-        name = hub.name_of(segment_id)
+    async def content(self, request: Request) -> Response:
+        """Bytes of a segment's file, whole or a range."""
+        segment_id = request.path_params["segment_id"]
+        name = self._hub.name_of(segment_id)
         if name is None:
-            name = await asyncio.to_thread(view.find, segment_id)
+            name = await asyncio.to_thread(self._view.find, segment_id)
             if name is None:
                 raise LamppostError(Kind.NOT_FOUND, "This segment is no longer in the spool.")
-            hub.name(segment_id, name)
-        size = hub.open_size(segment_id)
-        file = await asyncio.to_thread(view.open, name, size)
+            self._hub.name(segment_id, name)
+        size = self._hub.open_size(segment_id)
+        file = await asyncio.to_thread(self._view.open, name, size)
         try:
             first, after, status = wanted(request.headers.get("range"), file.size_bytes)
         except BaseException:
@@ -138,27 +145,64 @@ def build_app(
             headers["Content-Range"] = f"bytes {first}-{after - 1}/{file.size_bytes}"
         return Sending(pieces(file.raw, first, after), status, headers, file.close)
 
-    @app.get("/internal/live")
-    async def live(camera: str) -> Response:
-        viewer = hub.watch(camera)
+    async def live(self, request: Request) -> Response:
+        """The camera's stream from its newest key frame on."""
+        camera = _text(request, "camera")
+        viewer = self._hub.watch(camera)
         headers = {"X-Lamppost-Codec": viewer.codec_string, "Cache-Control": "no-store"}
-        return Sending(viewer.read(), 200, headers, lambda: hub.leave(camera, viewer))
+        return Sending(viewer.read(), 200, headers, lambda: self._hub.leave(camera, viewer))
 
-    @app.post("/internal/test")
-    async def test(request: Request) -> Response:
+    async def test(self, request: Request) -> Response:
+        """Connect to a camera once and say what is there."""
         camera = decode_camera(await _body(request))
-        if tests.locked():
+        if self._tests.locked():
             raise LamppostError(Kind.LIMITED, f"{MAX_TESTS} connection tests are running already.")
-        async with tests:
+        async with self._tests:
             return Response(
-                msgspec.json.encode(await _probed(probe, camera)), media_type="application/json"
+                msgspec.json.encode(await _probed(self._probe, camera)),
+                media_type="application/json",
             )
 
-    @app.get("/internal/metrics")
-    async def numbers() -> Response:
+    async def numbers(self, _request: Request) -> Response:
+        """This process's metrics."""
         return Response(generate_latest(metrics.REGISTRY), media_type="text/plain; version=0.0.4")
 
+
+def build_app(
+    hub: LiveHub, spool: RecorderSpool, *, recorder: str, key: str, probe: Probe
+) -> ASGIApp:
+    """The application of one recorder. Plain Starlette: a recorder must start fast."""
+    answers = Answers(hub, spool, recorder, probe)
+
+    async def known(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, LamppostError)
+        return _problem(error)
+
+    app = Starlette(
+        routes=[
+            Route("/internal/segments", answers.segments),
+            Route("/internal/segments/{segment_id}/bytes", answers.content),
+            Route("/internal/live", answers.live),
+            Route("/internal/test", answers.test, methods=["POST"]),
+            Route("/internal/metrics", answers.numbers),
+        ],
+        exception_handlers={LamppostError: known},
+    )
     return KeyCheck(app, key)
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.query_params.get(name, "")
+    if not value:
+        raise LamppostError(Kind.INVALID, f"The parameter {name} is needed.")
+    return value
+
+
+def _number(request: Request, name: str) -> int:
+    value = _text(request, name)
+    if len(value) > MAX_DIGITS or not value.removeprefix("-").isdecimal():
+        raise LamppostError(Kind.INVALID, f"The parameter {name} is microseconds.")
+    return int(value)
 
 
 def wanted(header: str | None, size: int) -> tuple[int, int, int]:
@@ -236,7 +280,7 @@ class RecorderServer:
     """The listening socket and its task."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket: socket.socket | None = None
         self._server = _Quiet(
             uvicorn.Config(
                 app,
@@ -253,10 +297,10 @@ class RecorderServer:
         self._log = log.get("ingest.http")
 
     async def start(self) -> str:
-        """Listen; the base URL."""
-        self._socket.bind(("127.0.0.1", 0))
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        """Listen; the base URL. OSError when no port is to be had."""
+        listening = self._socket = socket.create_server(("127.0.0.1", 0))
+        self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
     async def stop(self) -> None:
         """Stop listening, and cut off who still reads."""
@@ -267,4 +311,5 @@ class RecorderServer:
                 self._log.warning("open requests were cut off")
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()

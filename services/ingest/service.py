@@ -7,8 +7,9 @@ media.py) records on its own threads; nothing here can slow it. See docs/archite
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.ingest.live import LiveHub
 from services.ingest.media import (
@@ -22,7 +23,6 @@ from services.ingest.media import (
 )
 from services.ingest.membership import Changes, Membership
 from services.ingest.outgoing import Outgoing
-from services.ingest.recorder_http import RecorderServer, build_app
 from services.ingest.refusals import Refusals
 from services.ingest.status import SpoolGauge, StatusBook
 from shared import log, metrics
@@ -33,6 +33,9 @@ from shared.platform import Platform
 from shared.runtime import Stop, loop
 from shared.settings import Settings
 from shared.spool import RecorderSpool
+
+if TYPE_CHECKING:
+    from services.ingest.recorder_http import RecorderServer
 
 EVENTS_WAIT_S = 0.5
 LAST_WORDS_S = 0.5
@@ -65,31 +68,24 @@ class IngestService:
             member=recorder,
             max_streams=settings.ingest.max_streams,
         )
-        self._server = RecorderServer(
-            build_app(
-                self._hub,
-                spool,
-                recorder=recorder,
-                key=platform.internal_key,
-                probe=self._probe,
-            )
-        )
+        self._internal_key = platform.internal_key
         self._log = log.get("ingest")
 
     async def run(self, stop: Stop) -> None:
         """Record until the stop; then file everything, say so, and leave the group."""
-        self._book.url = await self._server.start()
-        self._log.info("recorder listens", url=self._book.url, epoch=self._media.epoch)
         ended = Stop()
         following = asyncio.create_task(self.membership.run(stop))
-        reporting = asyncio.create_task(self._report(stop))
         moving = [
             asyncio.create_task(loop("ingest.events", self.run_once, ended, self._clock, idle_s=0)),
             asyncio.create_task(self._out.send_frames(ended)),
             asyncio.create_task(self._out.send_statuses(ended)),
         ]
-        everything = [following, reporting, *moving]
+        everything = [following, *moving]
+        server: RecorderServer | None = None
         try:
+            # Recording first; who listens can wait for the server and what it imports.
+            server = await self._listen()
+            everything.append(asyncio.create_task(self._report(stop)))
             await asyncio.wait(
                 [asyncio.ensure_future(stop.wait()), *everything],
                 return_when=asyncio.FIRST_COMPLETED,
@@ -102,10 +98,30 @@ class IngestService:
                 for task in everything:
                     task.cancel()
                 results = await asyncio.gather(*everything, return_exceptions=True)
-                await self._server.stop()
+                if server is not None:
+                    await server.stop()
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _listen(self) -> RecorderServer | None:
+        http = await asyncio.to_thread(importlib.import_module, "services.ingest.recorder_http")
+        app = http.build_app(
+            self._hub,
+            self._spool,
+            recorder=self._settings.instance,
+            key=self._internal_key,
+            probe=self._probe,
+        )
+        server: RecorderServer = http.RecorderServer(app)
+        try:
+            self._book.url = await server.start()
+        except OSError as error:
+            # Nobody can read here, and recording goes on.
+            self._log.error("recorder cannot listen", cause=str(error))
+            return None
+        self._log.info("recorder listens", url=self._book.url, epoch=self._media.epoch)
+        return server
 
     async def run_once(self) -> bool:
         """Take in what the media path reports."""

@@ -391,3 +391,24 @@ async def test_late_events_of_a_camera_that_was_let_go_are_ignored(world: World)
 
 def test_the_test_cameras_lie_on_several_partitions() -> None:
     assert len({partition_of(f"cam-{n}", 8) for n in range(12)}) > 3
+
+
+async def test_a_stop_during_the_start_ends_everything(world: World) -> None:
+    await world.configure(camera("a"))
+    world.stop.set()
+    world.start()
+    await world.end()
+    assert world.media.closed is GapReason.RECORDER_STOPPED
+
+
+async def test_a_recorder_that_cannot_listen_records(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_self: object) -> str:
+        raise OSError("no port is free")
+
+    monkeypatch.setattr("services.ingest.recorder_http.RecorderServer.start", refused)
+    await world.configure(camera("a"))
+    world.start()
+    said = await world.until_state("a", RecordingState.CONNECTING)
+    assert said.recorder_url == "" and list(world.media.cameras) == ["a"]
