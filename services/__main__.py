@@ -5,11 +5,15 @@ It knows all five services; they know nothing of each other. The commands stand 
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import sys
 
 
 def main() -> None:
-    """Run the command line and exit with its status."""
+    """Run the command line and exit with its status. SIGUSR1 prints every thread's stack."""
+    if sys.stderr is not None and hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     from services.cli import run
 
     sys.exit(run(sys.argv[1:]))

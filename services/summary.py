@@ -128,6 +128,7 @@ class Collector:
         self._board = board
         self._before: dict[str, int] | None = None
         self._standing: standing.Standing | None = None
+        self._stale_us = round(3 * settings.ingest.status_interval_s * SECOND_US)
 
     async def _standing_now(self, now_us: int) -> standing.Standing:
         """Retention's figures, at most `STANDING_EVERY_US` old: they cost a pass over the held."""
@@ -147,7 +148,7 @@ class Collector:
         if self._before is None:
             self._before = {camera_id: recorded for camera_id, (recorded, _) in ledger.items()}
         facts = tuple(
-            self._camera(camera_id, name, kind, enabled, ledger, gaps, oldest)
+            self._camera(now, camera_id, name, kind, enabled, ledger, gaps, oldest)
             for camera_id, name, kind, enabled in cameras
         )
         stands = await self._standing_now(now)
@@ -174,6 +175,7 @@ class Collector:
 
     def _camera(
         self,
+        now_us: int,
         camera_id: str,
         name: str,
         kind: str,
@@ -190,6 +192,8 @@ class Collector:
         if not rate and status is not None:
             rate = round(status.bitrate_bps / 8 * 86_400)
         state = "starting" if enabled else RecordingState.DISABLED.value
+        if status is not None and now_us - status.at_us > self._stale_us:
+            state, status = ("not heard of" if enabled else state), None
         return CameraFacts(
             camera_id,
             name,

@@ -54,6 +54,11 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def days(count: float) -> str:
+    """`12 days`, and one decimal where it matters."""
+    return f"{count:.1f} days" if count < 10 else f"{count:.0f} days"
+
+
 def heading(signs: Signs) -> Text:
     """Addresses, how to sign in, and what the demo owes its viewer to say."""
     text = Text()
@@ -108,7 +113,7 @@ def footer(facts: Facts, timezone: str, min_free_ratio: float) -> Text:
     text.append(f"   spool {facts.spool_items} files, {size(facts.spool_bytes)}")
     text.append(f"   {size(facts.day_bytes)} a day   disk {size(facts.disk_free)} free")
     if facts.days_left is not None:
-        text.append(f", {facts.days_left:.0f} days left")
+        text.append(f", {days(facts.days_left)} left")
     text.append(f"\noldest footage {when(facts.oldest_us, timezone)}")
     text.append(f"   holds {facts.holds}, keeping {facts.held} segments past their expiry")
     text.append(f"   purged {facts.purged} segments, {size(facts.purged_bytes)}")
@@ -131,7 +136,7 @@ def plain_line(facts: Facts) -> str:
         for item in facts.cameras
         if item.state not in ("recording", "disabled")
     ]
-    left = "" if facts.days_left is None else f", {facts.days_left:.0f} days left"
+    left = "" if facts.days_left is None else f", {days(facts.days_left)} left"
     recorded = sum(item.recorded_us for item in facts.cameras)
     gaps = sum(item.gap_us for item in facts.cameras)
     line = (

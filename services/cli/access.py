@@ -51,6 +51,7 @@ def read_password() -> str:
 def user_add(
     name: str,
     role: Roles = None,
+    all_roles: Annotated[bool, typer.Option("--all-roles", help="Every person's role.")] = False,
     display_name: Annotated[str, typer.Option(help="The person's name.")] = "",
     district: Annotated[
         list[str] | None, typer.Option(help="Only this district; may be given again.")
@@ -63,7 +64,9 @@ def user_add(
     """Add an account; the password is asked for, or read from standard input."""
     from services.api.users import add_user
 
-    roles = parse_roles(role)
+    roles: list[Role] = parse_roles(role)
+    if all_roles:
+        roles = [item for item in Role if item is not Role.SERVICE]
     if not roles:
         raise LamppostError(
             Kind.INVALID, "An account needs a role.", fix="For example --role analyst."

@@ -13,16 +13,19 @@ from rich.console import Console
 
 from services.cli import output
 from services.cli.remote import Remote
+from services.cli.times import parse_range
+from shared import civil
+from shared.clock import SystemClock
 from shared.errors import Kind, LamppostError
+from shared.settings import load
 
 Camera = Annotated[str, typer.Argument(help="A camera's id.")]
-Start = Annotated[str, typer.Argument(help="2026-11-25T14:02, local time of the site.")]
-End = Annotated[str, typer.Argument(help="The end, or a length such as +5m.")]
+Start = Annotated[str, typer.Argument(help="14:02 or 2026-11-25T14:02, local time of the site.")]
+End = Annotated[str, typer.Argument(help="The end, or a length such as +2m.")]
 Purpose = Annotated[str, typer.Option(help="Why, such as crime_investigation.")]
 Case = Annotated[str, typer.Option("--case", help="Case reference.")]
 Reason = Annotated[str, typer.Option(help="Reason, where there is no case.")]
 PLAYERS = ("mpv", "vlc", "ffplay")
-_LENGTH = re.compile(r"^\+(\d+(?:\.\d+)?[smhd]?)$")
 
 
 def register(app: typer.Typer) -> None:
@@ -30,31 +33,20 @@ def register(app: typer.Typer) -> None:
     app.command("clip")(clip)
 
 
-def parse_end(start: str, end: str) -> str:
-    """The end as it is, or the start plus `+5m`; a start without offset stays without one."""
-    match = _LENGTH.match(end.strip())
-    if match is None:
-        return end
-    from datetime import datetime, timedelta
-
-    from services.cli.running import parse_duration
-
-    try:
-        moment = datetime.fromisoformat(start.strip())
-    except ValueError as error:
-        raise LamppostError(
-            Kind.INVALID, f"{start!r} is not a time.", fix="Write 2026-11-25T14:02."
-        ) from error
-    return (moment + timedelta(seconds=parse_duration(match[1]))).isoformat()
+def site_range(start: str, end: str) -> tuple[str, str]:
+    """Both ends as the api takes them, in the zone of the site's settings."""
+    zone = civil.zone(load().site.timezone)
+    return parse_range(start, end, zone, SystemClock().now_us())
 
 
 def _body(
     camera: str, start: str, end: str, purpose: str, case: str, reason: str
 ) -> dict[str, Any]:
+    first, last = site_range(start, end)
     return {
         "camera": camera,
-        "start": start,
-        "end": parse_end(start, end),
+        "start": first,
+        "end": last,
         "purpose": purpose,
         "case_ref": case,
         "reason": reason,

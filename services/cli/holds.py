@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from services.cli import output
-from services.cli.footage import parse_end
+from services.cli.footage import End, Start, site_range
 from services.cli.remote import Remote
 
 commands = typer.Typer(no_args_is_help=True, help="Holds: what must not be deleted, and why.")
@@ -20,11 +21,11 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("place")
 def place(
-    start: Annotated[str, typer.Argument(help="2026-11-25T14:02, local time of the site.")],
-    end: Annotated[str, typer.Argument(help="The end, or a length such as +30m.")],
-    camera: Annotated[list[str], typer.Option(help="A camera; may be given again.")],
+    cameras: Annotated[str, typer.Argument(help="Cameras, separated by commas: four at most.")],
+    start: Start,
+    end: End,
     case: Annotated[str, typer.Option("--case", help="Case reference.")],
-    reason: Annotated[
+    hold_reason: Annotated[
         str,
         typer.Option(help="criminal_investigation, court_order, complaint, coroner, …"),
     ] = "criminal_investigation",
@@ -35,12 +36,13 @@ def place(
     as_json: output.Json = False,
 ) -> None:
     """Hold a range of up to four cameras for 72 hours, renewable."""
+    first, last = site_range(start, end)
     body = {
-        "camera_ids": camera,
-        "start": start,
-        "end": parse_end(start, end),
+        "camera_ids": [name.strip() for name in cameras.split(",") if name.strip()],
+        "start": first,
+        "end": last,
         "case_ref": case,
-        "reason": reason,
+        "reason": hold_reason,
         "note": note,
         "officers": officer or [],
     }
@@ -102,6 +104,23 @@ def _shown(value: Any) -> str:
 
 def _print(report: dict[str, Any], as_json: bool) -> None:
     """A report; exit 1 when something asked for is not preserved, so that a script notices."""
-    output.emit(report, as_json, output.fields(report))
+
+    def text(console: Console) -> None:
+        hold = report["hold"]
+        console.print(f"hold {hold['id']} is {hold['state']}", highlight=False)
+        if hold.get("lapses_at"):
+            console.print(f"it lapses at {hold['lapses_at']} unless renewed", highlight=False)
+        size = f"{report['size_bytes'] / 1e6:.1f} MB"
+        console.print(f"{report['segments']} segments, {size}", highlight=False)
+        for name in ("asked", "preserved", "margin", "gaps", "not_preserved"):
+            for part in report[name]:
+                reason = f"  {part['reason']}" if part.get("reason") else ""
+                span = f"{part['start']} to {part['end']}"
+                console.print(
+                    f"  {name.replace('_', ' '):<13} {part['camera_id']}  {span}{reason}",
+                    highlight=False,
+                )
+
+    output.emit(report, as_json, text)
     if report.get("not_preserved"):
         raise typer.Exit(output.FOUND_WRONG)

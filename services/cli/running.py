@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli import output
+from services.cli.times import parse_duration
 from shared import log
 from shared.errors import Kind, LamppostError
 from shared.settings import load
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h|d|)$")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
 For = Annotated[
     str | None, typer.Option("--for", help="End by itself after this long, such as 120s or 2h.")
 ]
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `120s`, `5m`, `2h`, `1d` or a plain number."""
-    match = _DURATION.match(text.strip().lower())
-    if match is None or float(match[1]) <= 0:
-        raise LamppostError(
-            Kind.INVALID, f"{text!r} is not a length of time.", fix="Write 120s, 5m or 2h."
-        )
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def register(app: typer.Typer) -> None:
