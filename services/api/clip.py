@@ -7,17 +7,17 @@ While it is sent a system hold keeps what it is made of (edge case 18 of docs/re
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api import byte_ranges, clip_file, holds, problems, times
+from services.api import byte_ranges, clip_file, holds, problems, rebased, times
 from services.api.access import Action, Why
 from services.api.byte_ranges import Slice
-from services.api.clip_file import ClipFile, Entry
+from services.api.clip_file import ClipFile
 from services.api.deps import Context, Granted, Requires
 from services.api.footage import Footage
 from services.api.media_response import MediaStream
@@ -29,12 +29,14 @@ from services.api.playback import (
     RangeBody,
     Token,
     asked_of,
+    begun,
     check_open,
     holes_of,
     viewable,
 )
+from services.api.rebased import Placed
 from services.api.timeline import Timeline
-from shared import civil, fmp4, retention
+from shared import civil, retention
 from shared.clock import SECOND_US
 from shared.errors import Kind, LamppostError
 
@@ -191,10 +193,9 @@ async def download(
     status = 206 if piece.partial else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type="video/mp4")
-    sent = _sent(context, session, clip, piece)
     # The first bytes are read, and the hold is placed, while a failure can still be answered.
-    first = await anext(sent)
-    body = context.media.counted(session, _from(first, sent), piece.offset, clip.span)
+    sent = await begun(_sent(context, session, clip, piece))
+    body = context.media.counted(session, sent, piece.offset, clip.span)
     return MediaStream(body, status_code=status, headers=headers, media_type="video/mp4")
 
 
@@ -230,45 +231,21 @@ async def _sent(
             yield data
 
 
-async def _from(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        yield first
-        async for data in rest:
-            yield data
-
-
-async def _bytes(footage: Footage, clip: ClipFile, piece: Slice) -> AsyncIterator[bytes]:
+def _bytes(footage: Footage, clip: ClipFile, piece: Slice) -> AsyncGenerator[bytes, None]:
     """The file's bytes [offset, end), a few hundred kilobytes at a time."""
-    head_end = clip.init_size + len(clip.sidx)
-    if piece.offset < head_end:
-        init = await footage.read(clip.pieces[0].source, 0, clip.init_size)
-        yield (init + clip.sidx)[piece.offset : piece.end]
-    for entry in clip.reads(max(piece.offset, head_end), piece.end):
-        position = entry.offset
-        async for data in _fragment(footage, clip, entry):
-            low = max(0, piece.offset - position)
-            high = min(len(data), piece.end - position)
-            if low < high:
-                yield data[low:high]
-            position += len(data)
-            if position >= piece.end:
-                break
+    placed = (
+        Placed(
+            entry.offset,
+            entry.source,
+            entry.fragment,
+            partial(clip_file.patched, clip=clip, entry=entry),
+        )
+        for entry in clip.reads(piece.offset, piece.end)
+    )
+    return rebased.stream(footage, _head(footage, clip, piece), placed, piece.offset, piece.end)
 
 
-async def _fragment(footage: Footage, clip: ClipFile, entry: Entry) -> AsyncIterator[bytes]:
-    """One stored fragment as it stands in the clip."""
-    stored = await footage.open(entry.source, entry.fragment.offset, entry.fragment.size)
-    head = b""
-    patched = False
-    async for data in stored:
-        if patched:
-            yield data
-            continue
-        head += data
-        if len(head) >= 8 and len(head) >= fmp4.moof_size(head):
-            yield clip_file.patched(head, clip, entry)
-            patched, head = True, b""
-        elif len(head) > clip_file.MAX_MOOF_BYTES:
-            break
-    if not patched:
-        raise LamppostError(Kind.CORRUPT, "A stored fragment cannot be read.")
+async def _head(footage: Footage, clip: ClipFile, piece: Slice) -> AsyncIterator[bytes]:
+    """Init section and index, where the slice needs them."""
+    if piece.offset < clip.init_size + len(clip.sidx):
+        yield await footage.read(clip.pieces[0].source, 0, clip.init_size) + clip.sidx

@@ -23,7 +23,6 @@ from shared.intervals import Interval
 
 MAX_FRAGMENTS = 65_535
 """A `sidx` counts its references in 16 bits."""
-MAX_MOOF_BYTES = 1024 * 1024
 
 
 class Entry(NamedTuple):

@@ -61,6 +61,29 @@ def parts(piece: Piece) -> list[Part]:
     ]
 
 
+def shifts(pieces: Sequence[Piece]) -> list[int]:
+    """How far each piece's decode times are moved, so that they only ever go up.
+
+    Each connection counts from its own zero. Players that join all bytes into one stream (FFmpeg's
+    is one) drop what goes back in time, so a later run is moved to where the wall clock has it,
+    counted from the first run, and never before the end of the run in front.
+    """
+    found: list[int] = []
+    shift = end = 0
+    for piece in pieces:
+        first, last = piece.fragments[0], piece.fragments[-1]
+        scale = piece.source.segment.timescale
+        if not found:
+            origin, origin_us = first.base_time, first.start_us
+        elif not piece.continues:
+            wall = origin + (first.start_us - origin_us) * scale // SECOND_US
+            shift = max(wall, end) - first.base_time
+        found.append(shift)
+        length = (last.end_us - last.start_us) * scale // SECOND_US
+        end = last.base_time + shift + length
+    return found
+
+
 def _long_enough(group: Sequence[Fragment], following: Fragment) -> bool:
     return following.start_us - group[0].start_us >= MIN_PART_US
 
@@ -95,8 +118,12 @@ def playlist(
     segment is left out until it is whole, so that no listed part ever changes. `grows`: it was not
     complete when the reader came, whose playlist type (EVENT) then stays the same to the end.
     """
-    listed = [(piece, _listed(piece, ended)) for piece in timeline.pieces]
-    every = [part for _, own in listed for part in own]
+    moved = shifts(timeline.pieces)
+    listed = [
+        (piece, _listed(piece, ended), shift)
+        for piece, shift in zip(timeline.pieces, moved, strict=True)
+    ]
+    every = [part for _, own, _ in listed for part in own]
     longest = max((ceil(part.duration_us / SECOND_US) for part in every), default=TARGET_S)
     lines = [
         "#EXTM3U",
@@ -127,7 +154,7 @@ def _date_range(hole: Hole) -> str:
 
 
 def _media(
-    listed: Sequence[tuple[Piece, list[Part]]],
+    listed: Sequence[tuple[Piece, list[Part], int]],
     holes: Sequence[Hole],
     segment_url: str,
     ended: bool,
@@ -135,13 +162,13 @@ def _media(
     """Parts in order, each hole before the part that ends it; an open hole once all has ended."""
     left = list(holes)
     first = True
-    for piece, own in listed:
+    for piece, own, shift in listed:
         if not own:
             continue
         while left and left[0].start_us < piece.start_us:
             yield _date_range(left.pop(0))
         segment = piece.source.segment
-        url = segment_url.format(id=segment.id)
+        url = segment_url.format(id=segment.id) + (f"?shift={shift}" if shift else "")
         if not piece.continues:
             if not first:
                 yield "#EXT-X-DISCONTINUITY"

@@ -7,21 +7,26 @@ request under them is checked against person, camera, range and expiry as they a
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api import byte_ranges, hls, media, problems, times
+from services.api import byte_ranges, hls, media, problems, rebased, times
 from services.api.access import Action, Why
 from services.api.byte_ranges import Slice
 from services.api.deps import Context, Granted, Requires, TokenRule
-from services.api.footage import IN_DOUBT
+from services.api.footage import IN_DOUBT, Footage
 from services.api.media_response import MediaStream
 from services.api.media_sessions import Asked, MediaSession, SessionKind
 from services.api.models import CameraId, Reply, TimeText, WhyBody, example
+from services.api.rebased import Placed
 from services.api.timeline import Recorded, Timeline, window
+from shared import fmp4
 from shared.clock import SECOND_US
 from shared.domain import Fragment
 from shared.errors import Kind, LamppostError
@@ -32,6 +37,7 @@ router = APIRouter(tags=["playback"], responses=problems.RESPONSES)
 SETTLED_US = 5 * SECOND_US
 """Everything recorded until so long ago is playable: later it is only late, not missing."""
 FUTURE_MAX_US = 900 * SECOND_US
+MAX_SHIFT = 2**53
 
 Token = Annotated[str, Path(min_length=20, max_length=100, description="The session's token.")]
 SegmentId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$", description="A segment's id.")]
@@ -199,17 +205,22 @@ def _complete(line: Timeline) -> bool:
     dependencies=[Depends(MediaToken(Action.PLAYBACK_OPEN))],
 )
 async def segment_bytes(
-    token: Token, segment_id: SegmentId, request: Request, context: Context
+    token: Token,
+    segment_id: SegmentId,
+    request: Request,
+    context: Context,
+    shift: Annotated[int, Query(ge=-MAX_SHIFT, le=MAX_SHIFT)] = 0,
 ) -> Response:
-    """One byte range of a stored segment, as recorded. Only what the session's range needs is
-    served: the init section and the fragments from the key frame before it to its end."""
+    """One byte range of a stored segment, as recorded; with `shift` its decode times are moved by
+    so many ticks. Only what the session's range needs is served: the init section and the fragments
+    from the key frame before it to its end."""
     session = await context.media.sessions.check(token, SessionKind.PLAYBACK)
     footage = context.media.footage
     recorded = await footage.find(
         session.asked.camera_id, segment_id, *session.span, session.actor.id
     )
     check_open(recorded)
-    etag = f'"{segment_id}"'
+    etag = f'"{segment_id}{shift or ""}"'
     if byte_ranges.unchanged(etag, request.headers.get("if-none-match")):
         return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "no-store"})
     shown = shown_of(recorded, session)
@@ -219,9 +230,43 @@ async def segment_bytes(
     status = 206 if piece.partial else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type="video/mp4")
-    pieces = await footage.open(recorded, piece.offset, piece.size)
+    if shift:
+        moved = _moved(footage, recorded, shown, piece, shift)
+        pieces: AsyncIterator[bytes] = await begun(moved)
+    else:
+        pieces = await footage.open(recorded, piece.offset, piece.size)
     body = context.media.counted(session, pieces, piece.offset, lambda a, b: _span(shown, a, b))
     return MediaStream(body, status_code=status, headers=headers, media_type="video/mp4")
+
+
+def _moved(
+    footage: Footage, recorded: Recorded, shown: tuple[Fragment, ...], piece: Slice, shift: int
+) -> AsyncGenerator[bytes, None]:
+    """The slice with the decode time of each fragment moved."""
+    patch = partial(fmp4.rebase_tfdt, delta=shift)
+    placed = (Placed(each.offset, recorded, each, patch) for each in shown)
+
+    async def head() -> AsyncIterator[bytes]:
+        if piece.offset < recorded.segment.init_size:
+            yield await footage.read(recorded, 0, recorded.segment.init_size)
+
+    return rebased.stream(footage, head(), placed, piece.offset, piece.end)
+
+
+async def begun(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same, once its first piece is there: until then a failure can still be answered."""
+    try:
+        first = await anext(pieces)
+    except StopAsyncIteration:
+        raise LamppostError(Kind.NOT_FOUND, "The footage is no longer there.") from None
+
+    async def chained() -> AsyncGenerator[bytes, None]:
+        async with aclosing(pieces):
+            yield first
+            async for data in pieces:
+                yield data
+
+    return chained()
 
 
 def check_open(recorded: Recorded) -> None:

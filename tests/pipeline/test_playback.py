@@ -104,6 +104,9 @@ async def test_a_gap_is_named_and_the_media_begins_anew_after_it(store: Rig) -> 
     assert 'X-REASON="silent"' in text and text.count("#EXT-X-DISCONTINUITY") == 1
     assert f"#EXT-X-PROGRAM-DATE-TIME:{iso(lost[1])}" in text
     assert [len(frames_of(data)) for data in stretches] == [120, 120]
+    # A player that joins everything sees one clock: the second run begins 20 s after the first.
+    times = [ticks for data in stretches for ticks, _ in frames_of(data)]
+    assert times == [number * TICKS for number in (*range(120), *range(200, 320))]
 
 
 async def test_seconds_without_any_row_are_unaccounted(store: Rig) -> None:
