@@ -47,11 +47,12 @@ EXAMPLE_CSV = (
 router = APIRouter(tags=["cameras"], responses=problems.RESPONSES)
 
 
-def read_csv(text: str) -> tuple[list[Camera], list[RowError]]:
-    """Cameras of a CSV file with a header line, and what is wrong in which row (1 is the first
-    below the header). Purposes are separated by `;`; an empty cell is the default."""
+def read_csv(text: str) -> tuple[list[tuple[int, Camera]], list[RowError]]:
+    """Cameras of a CSV file with a header line, each with its row (1 is the first below the
+    header), and what is wrong in which row. Purposes are separated by `;`; an empty cell is the
+    default."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    cameras: list[Camera] = []
+    cameras: list[tuple[int, Camera]] = []
     errors: list[RowError] = []
     try:
         header = list(reader.fieldnames or [])
@@ -70,7 +71,7 @@ def read_csv(text: str) -> tuple[list[Camera], list[RowError]]:
             camera, wrong = _camera_of(number, row)
             errors.extend(wrong)
             if camera is not None:
-                cameras.append(camera)
+                cameras.append((number, camera))
     except csv.Error as error:
         raise LamppostError(
             Kind.INVALID, f"Not a CSV file: {error}.", fix="Use commas and double quotes."
@@ -119,8 +120,8 @@ async def import_cameras(
         text = (await request.body()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LamppostError(Kind.INVALID, "The file is not UTF-8.", fix="Save it so.") from error
-    cameras, errors = read_csv(text)
-    errors += _further(granted, cameras, text)
+    numbered, errors = read_csv(text)
+    errors += _further(granted, numbered)
     if errors:
         raise LamppostError(
             Kind.INVALID,
@@ -128,6 +129,7 @@ async def import_cameras(
             fix="Correct the named rows.",
             details={"errors": [error.model_dump() for error in errors[:200]]},
         )
+    cameras = [camera for _, camera in numbered]
     if not cameras:
         raise LamppostError(Kind.INVALID, "The file has no rows.", fix="Add one camera a row.")
     context = granted.context
@@ -139,13 +141,14 @@ async def import_cameras(
     return ImportOut(imported=0 if dry_run else len(cameras), dry_run=dry_run, camera_ids=names)
 
 
-def _further(granted: Granted, cameras: list[Camera], text: str) -> list[RowError]:
+def _further(granted: Granted, numbered: list[tuple[int, Camera]]) -> list[RowError]:
     """Doubled ids, wrong sources, districts outside the scope."""
-    rows = {camera.id: number for number, camera in enumerate(cameras, start=1)}
+    seen: set[str] = set()
     errors: list[RowError] = []
-    for number, camera in enumerate(cameras, start=1):
-        if rows[camera.id] != number:
+    for number, camera in numbered:
+        if camera.id in seen:
             errors.append(RowError(row=number, column="id", problem="the id stands twice"))
+        seen.add(camera.id)
         if not granted.sees(camera.id, camera.district):
             errors.append(RowError(row=number, column="district", problem="outside your scope"))
         try:

@@ -53,11 +53,12 @@ class Edge:
         scope["lamppost.request_id"] = request_id
         began_us = self._clock.monotonic_us()
         status = 500
+        started = False
 
         async def on_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = int(message["status"])
+                status, started = int(message["status"]), True
                 found = MutableHeaders(scope=message)
                 found[REQUEST_ID_HEADER] = request_id
                 for name, value in SECURITY_HEADERS.items():
@@ -66,6 +67,11 @@ class Edge:
 
         try:
             await self._limited(scope, headers, receive, on_send)
+        except Exception as error:
+            self._log_error(scope, error)
+            if started:
+                raise  # The server ends the connection, so that nobody takes a part for the whole.
+            await problems.unexpected(Request(scope))(scope, receive, on_send)
         finally:
             self._measure(scope, status, began_us)
 
@@ -92,6 +98,13 @@ class Edge:
             return message
 
         await self._app(scope, on_receive, send)
+
+    def _log_error(self, scope: Scope, error: Exception) -> None:
+        request_id = scope["lamppost.request_id"]
+        if isinstance(error, LamppostError):
+            self._log.warning("answer cut short", request=request_id, cause=str(error))
+        else:
+            self._log.error("unexpected error", request=request_id, exc_info=error)
 
     def _measure(self, scope: Scope, status: int, began_us: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

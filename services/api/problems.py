@@ -141,8 +141,18 @@ def of_error(request: Request, error: LamppostError) -> Response:
     )
 
 
+def unexpected(request: Request) -> Response:
+    """The answer to an error that nobody foresaw; its cause is in the log only."""
+    return problem(
+        request,
+        Kind.INTERNAL,
+        "Something failed that should not.",
+        fix="Name the request id to the operator; the log has the cause.",
+    )
+
+
 def install(app: FastAPI) -> None:
-    """One handler for every kind of error."""
+    """Handlers for every error that has a kind; middleware.Edge answers the others."""
     logger = log.get("api")
 
     async def on_ours(request: Request, error: Exception) -> Response:
@@ -172,16 +182,6 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         return problem(request, kind, f"{error.detail}.", status=error.status_code, headers=headers)
 
-    async def on_unexpected(request: Request, error: Exception) -> Response:
-        logger.error("unexpected error", path=request.url.path, exc_info=error)
-        return problem(
-            request,
-            Kind.INTERNAL,
-            "Something failed that should not.",
-            fix="Name the request id to the operator; the log has the cause.",
-        )
-
     app.add_exception_handler(LamppostError, on_ours)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_unexpected)

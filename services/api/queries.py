@@ -4,6 +4,7 @@ never commits."""
 
 from __future__ import annotations
 
+import operator as operators
 from collections.abc import Sequence
 from datetime import date
 from typing import Any, NamedTuple
@@ -302,16 +303,17 @@ async def audit_records(
 ) -> Sequence[RowMapping]:
     """Records, newest first."""
     query = sa.select(_audit).order_by(_audit.c.id.desc()).limit(limit)
-    for condition, value in (
-        (_audit.c.id < before, before),
-        (_audit.c.actor_id == wanted.actor_id, wanted.actor_id),
-        (_audit.c.action == wanted.action, wanted.action),
-        (_audit.c.case_ref == wanted.case_ref, wanted.case_ref),
-        (_audit.c.at_us >= wanted.from_us, wanted.from_us),
-        (_audit.c.at_us < wanted.until_us, wanted.until_us),
+    c = _audit.c
+    for column, operator, value in (
+        (c.id, operators.lt, before),
+        (c.actor_id, operators.eq, wanted.actor_id),
+        (c.action, operators.eq, wanted.action),
+        (c.case_ref, operators.eq, wanted.case_ref),
+        (c.at_us, operators.ge, wanted.from_us),
+        (c.at_us, operators.lt, wanted.until_us),
     ):
         if value is not None:
-            query = query.where(condition)
+            query = query.where(operator(column, value))
     return await _all(connection, query)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -88,6 +89,8 @@ class ApiService:
         ]
         waiting = asyncio.create_task(stop.wait(), name="api.stop")
         tasks = [serving, *others]
+        # The api logs what fails itself (middleware.py); uvicorn would print each traceback again.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         try:
             self._log.info("listening", url=self.url)
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
