@@ -73,7 +73,7 @@ class Account:
             self.until_us, self.reason = elsewhere, GapReason.RECORDER_DOWN
         if self.until_us is None:
             self.until_us = now_us
-            self._spool.set_accounted_until(self.camera.id, now_us)
+            self._remember()
         else:
             self._gap(now_us)
         self.reason, self._detail = GapReason.CONNECTING, ""
@@ -89,7 +89,7 @@ class Account:
         between the two leaves a file that repair files."""
         if self.until_us is None or end_us > self.until_us:
             self.until_us = end_us
-            self._spool.set_accounted_until(self.camera.id, end_us)
+            self._remember()
 
     def opened(self, start_us: int) -> None:
         """A segment begins: what lies before it was not recorded for the reason in force."""
@@ -116,8 +116,17 @@ class Account:
     def stop(self, reason: GapReason, now_us: int) -> None:
         """A clean stop: the gap that follows begins with this reason."""
         self._gap(now_us)
-        if self.until_us is not None:
-            self._spool.set_accounted_until(self.camera.id, self.until_us, reason.value)
+        self._remember(reason.value)
+
+    def _remember(self, stopped: str = "") -> None:
+        """For the next life. Where the volume refuses it, that life files a longer gap than it
+        need: what was recorded counts first."""
+        if self.until_us is None:
+            return
+        try:
+            self._spool.set_accounted_until(self.camera.id, self.until_us, stopped)
+        except OSError as error:
+            _logger.warning("an account could not be kept", camera=self.camera.id, cause=str(error))
 
     def _gap(self, end_us: int) -> None:
         if self.until_us is None or end_us <= self.until_us:
@@ -138,7 +147,7 @@ class Account:
                 self.until_us = end
                 metrics.GAP_SECONDS.labels(reason.value).inc((end - start) / SECOND_US)
                 self._filed(gap)
-            self._spool.set_accounted_until(self.camera.id, end_us)
+            self._remember()
         except OSError as error:
             _logger.warning("a gap could not be filed yet", camera=self.camera.id, cause=str(error))
 

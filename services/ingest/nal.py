@@ -183,11 +183,26 @@ class ParameterSets:
         """Take these over; true when anything changed."""
         changed = False
         for item in sets:
+            if not self._usable(item):
+                continue
             key = (kind_of(item, self.codec), sps.set_id(item, self.codec))
             if self._sets.get(key) != item and (key in self._sets or len(self._sets) < self.MAX):
                 self._sets[key] = item
                 changed = True
         return changed
+
+    def _usable(self, item: bytes) -> bool:
+        """Damage on the way must not end in an init section: a sequence parameter set has to be
+        readable once one is known."""
+        if len(item) < 2 or item[0] & 0x80:
+            return False
+        kind = kind_of(item, self.codec)
+        if kind != (7 if self.codec is Codec.H264 else 33):
+            return True
+        if len(item) < (5 if self.codec is Codec.H264 else 16):
+            return False
+        known = any(key[0] == kind for key in self._sets)
+        return not known or sps.parse(item, self.codec) is not None
 
     def of_kind(self, kind: int) -> list[bytes]:
         """Those of one NAL unit type, in order of id."""

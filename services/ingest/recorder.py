@@ -95,12 +95,9 @@ class CameraRecorder:
             if self._predecessor is not None:
                 self._predecessor.thread.join(HUNG_S)
                 self._predecessor = None
-            tools = self._tools
-            self._account = Account(
-                self.camera, tools.spool, tools.settings.instance, tools.epoch, self._gap_filed
-            )
-            self._repair()
-            self._account.begin(self._clock.now_us(), replay=self._replay)
+            while not self._prepare():
+                if self._clock.wait(self._stop, WAIT_S):
+                    return
             if self._standing() is None:
                 sampler = self._start_sampler()
             while not self._stop.is_set():
@@ -112,6 +109,21 @@ class CameraRecorder:
             if sampler is not None:
                 sampler.stop()
             self._say(RecordingState.STOPPED, self._stop_reason)
+
+    def _prepare(self) -> bool:
+        """Take up the account where an earlier life left it; false when that has to wait."""
+        tools = self._tools
+        try:
+            self._account = Account(
+                self.camera, tools.spool, tools.settings.instance, tools.epoch, self._gap_filed
+            )
+            self._repair()
+            self._account.begin(self._clock.now_us(), replay=self._replay)
+        except Exception:
+            self._logger.exception("a camera's account cannot be read", camera=self.camera.id)
+            self._say(RecordingState.RETRYING, GapReason.SPOOL_FULL, "the spool cannot be read")
+            return False
+        return True
 
     def _gap_filed(self, gap: Gap) -> None:
         self._tools.emit(media.GapFiled(gap))

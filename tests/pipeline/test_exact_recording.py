@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import os
+import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -283,3 +284,20 @@ async def test_a_loop_goes_back_to_the_first_parameter_sets(tmp_path: Path, name
         assert {(width, height) for _, width, height, _ in shown} == {
             (segment.width, segment.height)
         }
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_damaged_file_is_recorded_or_ends_in_a_named_gap(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    container = rng.choice(["mp4", "mpegts", "matroska"])
+    path = write_video(tmp_path / "clips" / "clip.bin", frames=60, container=container)
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 20, 400])):
+        data[rng.randrange(len(data))] = rng.randrange(256)
+    path.write_bytes(data[: rng.randrange(len(data) // 2, len(data))])
+    settings = recording.settings_for(tmp_path / "state", path.parent, segment_s=1.0)
+    camera = recording.file_camera(path, loop=False, speed=100_000.0)
+    result = await recording.record(settings, [camera], recording.ended)
+    check_segments(result.segments)
+    assert result.segments or {gap.reason for gap in result.gaps} - {GapReason.CONNECTING}
+    assert not [s for s in result.states if "while recording" in s.detail]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import resource
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -329,6 +331,24 @@ async def test_a_volume_that_refuses_writes_is_survived(tmp_path: Path) -> None:
     await rig.until(is_recording())
     gaps = await rig.close()
     assert GapReason.SPOOL_FULL in {gap.reason for gap in gaps}
+
+
+async def test_a_write_that_is_refused_halfway_leaves_whole_fragments(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Script(*seconds(40)), Script(*seconds(1)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
+    try:
+        rig.media.add(camera())
+        await rig.until(said(GapReason.SPOOL_FULL))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await rig.until(is_recording(2))
+    gaps = await rig.close()
+    assert GapReason.SPOOL_FULL in {gap.reason for gap in gaps}
+    first, data = recording.read_spool(rig.settings)[0][0]
+    assert hashlib.sha256(data).hexdigest() == first.sha256
+    assert len(data) == sum(f.size for f in first.fragments) + first.init_size <= 6_000
+    check_ledger(rig.settings)
 
 
 def test_low_disk_stops_and_a_little_more_room_resumes(tmp_path: Path) -> None:
