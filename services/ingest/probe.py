@@ -46,13 +46,15 @@ def probe(
     clock: Clock,
     *,
     open_source: SourceFactory = rtsp_for_probe,
+    limit_s: float = LIMIT_S,
 ) -> ProbeResult:
-    """Blocks, at most 10 s: call it on a thread."""
+    """Blocks, at most a second over `limit_s`: call it on a thread."""
     source = open_source(camera, settings, clock, camera.source.url)
-    over = threading.Event()
+    over, source_interrupted = threading.Event(), threading.Event()
 
     def watch() -> None:
-        if not clock.wait(over, LIMIT_S):
+        if not clock.wait(over, limit_s):
+            source_interrupted.set()
             source.interrupt()
 
     watcher = threading.Thread(target=watch, name=f"probe-{camera.id}", daemon=True)
@@ -61,7 +63,8 @@ def probe(
         info = source.open()
         jpeg = _picture(source, info, camera, settings)
     except SourceError as error:
-        return ProbeResult(ok=False, reason=error.reason.value, detail=error.detail)
+        detail = "no picture in time" if source_interrupted.is_set() else error.detail
+        return ProbeResult(ok=False, reason=error.reason.value, detail=detail)
     finally:
         over.set()
         source.close()

@@ -18,6 +18,7 @@ _HALF = 1 << 31
 _WRAP = 1 << 32
 MAX_UNIT_BYTES = 16 * 1024 * 1024
 NTP_TO_UNIX_S = 2_208_988_800
+MAX_LOOSE_PARTS = 256
 REORDER_MAX = 64
 OLDEST_NTP_S = NTP_TO_UNIX_S + 946_684_800
 """A sender report from before the year 2000 comes from a clock that was never set."""
@@ -49,6 +50,7 @@ class Assembler:
         self._closed: int | None = None
         self._parts: list[bytes] = []
         self._size = 0
+        self._held = 0
         self._kinds: list[int] = []
         self._sets: list[bytes] = []
         self._fragment: list[bytes | bytearray] | None = None
@@ -176,6 +178,11 @@ class Assembler:
             self._by_marker = False
         if kind in ((7, 8) if self._h264 else (32, 33, 34)):
             self._sets.append(nal)
+        self._held += len(nal)
+        if self._held > MAX_UNIT_BYTES:
+            self._forget()
+            self._damaged = True
+            return
         self._kinds.append(kind)
         self._parts.append(_LENGTH(len(nal)))
         self._parts.append(nal)
@@ -217,12 +224,15 @@ class Assembler:
             )
             self._closed = self._timestamp
             self._damaged = False
-            self._parts, self._kinds, self._sets, self._size = [], [], [], 0
-        elif not self._parts:
-            self._size = 0
-        # Parameter sets sent with a timestamp of their own belong to the picture that follows.
-        elif len(self._parts) > 256:
-            self._parts, self._kinds, self._sets, self._size = [], [], [], 0
+            self._forget()
+        elif len(self._parts) > MAX_LOOSE_PARTS:
+            # Parameter sets sent with a timestamp of their own belong to the picture that follows,
+            # but not without end.
+            self._forget()
+        self._size = 0
+
+    def _forget(self) -> None:
+        self._parts, self._kinds, self._sets, self._held = [], [], [], 0
 
 
 def _slice_type(nal: bytes) -> int:

@@ -27,13 +27,14 @@ from shared.errors import LamppostError
 from shared.settings import Settings
 
 CODECS = {"H264": Codec.H264, "H265": Codec.H265}
-KEY_FRAME_WAIT_S = 12.0
+KEY_FRAME_SOON_S = 8.0
+"""After so long the description's parameter sets must do: the recorder waits, and says for what."""
+KEY_FRAME_WAIT_S = 60.0
 RECHECK_S = 1.0
 """How often a refused camera's secret is looked at again; the camera itself is left alone."""
 FROZEN_WAIT_S = 3.0
-MAX_OPEN_UNITS = 2_000
+MAX_OPEN_UNITS = 20_000
 REPORT_INTERVAL_US = 5 * SECOND_US
-OFFSET_WINDOW_US = 60 * SECOND_US
 
 
 _V = TypeVar("_V")
@@ -100,6 +101,7 @@ class RtspSource:
         *,
         memory: SourceMemory = PROCESS_MEMORY,
         hosts: HostList | None = None,
+        key_frame_soon_s: float = KEY_FRAME_SOON_S,
     ) -> None:
         self._camera, self._clock = camera, clock
         self._limits = settings.ingest
@@ -111,6 +113,7 @@ class RtspSource:
         self._connection: Connection | None = None
         self._ssrc = secrets.randbits(32)
         self._playing = False
+        self._key_frame_soon_s = key_frame_soon_s
 
     # Opening.
 
@@ -202,9 +205,8 @@ class RtspSource:
         self._sets = ParameterSets(codec)
         self._sets.update(tuple(rtsp_wire.sprop_nals(track.fmtp)))
         self._report: rtp.SenderReport | None = None
-        self.clock_offset_us: int | None = None
-        self._offset_until_us = 0
         self._playing = True
+        self._ending: Exception | None = None
         self._next_report_us = now_us + REPORT_INTERVAL_US
         self._silence = SilenceWatch(self._limits.silent_s, now_us)
 
@@ -228,6 +230,8 @@ class RtspSource:
                 ready.popleft()
                 if known is not None and waited_s > FROZEN_WAIT_S:
                     raise SourceError(GapReason.FROZEN, "still the same picture")
+            if waited_s > self._key_frame_soon_s and known is None and self._sets.complete:
+                return self._announced(track)
             if waited_s > KEY_FRAME_WAIT_S or seen > MAX_OPEN_UNITS:
                 raise SourceError(GapReason.NO_KEY_FRAME, f"{seen} pictures and no key frame")
 
@@ -244,6 +248,20 @@ class RtspSource:
         if known is not None and picture == known:
             return None
         self._memory.froze(self._key, None)
+        return self._begin(track, decoder, decoder.width, decoder.height)
+
+    def _announced(self, track: rtsp_wire.VideoTrack) -> StreamInfo:
+        """The stream as its parameter sets describe it, while no key frame comes."""
+        kind = 7 if self._codec is Codec.H264 else 33
+        picture = sps.parse(self._sets.of_kind(kind)[0], self._codec)
+        if picture is None:
+            raise SourceError(GapReason.BROKEN_STREAM, "parameter sets that cannot be read")
+        decoder = KeyFrameDecoder(self._codec, self._extradata())
+        return self._begin(track, decoder, picture.width, picture.height)
+
+    def _begin(
+        self, track: rtsp_wire.VideoTrack, decoder: KeyFrameDecoder, width: int, height: int
+    ) -> StreamInfo:
         rate = track.rate_fps or decoder.rate_fps
         ticks = round(self._clock_hz / (rate or 25.0))
         self._times = rtp.DecodeTimes(self._clock_hz, decoder.reorder_depth, ticks)
@@ -252,8 +270,8 @@ class RtspSource:
         self._frozen = FrozenWatch(self._limits.frozen_s, self._thumbnail, now_us)
         return StreamInfo(
             codec=self._codec,
-            width=decoder.width,
-            height=decoder.height,
+            width=width,
+            height=height,
             extradata=self._extradata(),
             time_base=Fraction(1, self._clock_hz),
             rate_fps=rate,
@@ -290,30 +308,26 @@ class RtspSource:
         capture_us = None
         if self._report is not None:
             capture_us = rtp.capture_us(self._report, unit.timestamp, self._clock_hz)
-            self._measure_offset(capture_us, received_us)
         if unit.sets:
             self._sets.update(unit.sets)
         return Packet(
             unit.data, pts, dts, self._duration, unit.key, received_us, capture_us=capture_us
         )
 
-    def _measure_offset(self, capture_us: int, received_us: int) -> None:
-        """Camera clock minus server clock: the packet that took least time tells it best.
-
-        The largest difference of a window counts; a new window follows a clock that drifts.
-        """
-        offset, now_us = capture_us - received_us, self._clock.monotonic_us()
-        if self.clock_offset_us is None or now_us >= self._offset_until_us:
-            self.clock_offset_us, self._offset_until_us = offset, now_us + OFFSET_WINDOW_US
-        elif offset > self.clock_offset_us:
-            self.clock_offset_us = offset
-
     def _fill(self) -> None:
         """Receive once; the watchdog for silence; the report that keeps the camera sending."""
         connection, before = self._connection, len(self._assembler.ready)
         if connection is None:
             raise SourceError(GapReason.CONNECTION_LOST, "closed")
-        connection.pump(self._sink, self._rtcp)
+        if self._ending is not None:
+            raise self._ending
+        try:
+            connection.pump(self._sink, self._rtcp)
+        except (ConnectionFailed, rtsp_wire.WireError) as error:
+            if len(self._assembler.ready) == before:
+                raise
+            # What came together with the end is still handed out.
+            self._ending = error
         now_us = self._clock.monotonic_us()
         if len(self._assembler.ready) > before:
             self._silence.seen(now_us)
