@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(
     """Run until told to stop, or for so long."""
     lock = state_lock(settings)
     lock.acquire()
+    settings = with_port(settings)
     check_port(settings)
     shows_table = sys.stdout.isatty() and not as_json
     quiet = shows_table or demo is not None
@@ -66,6 +68,16 @@ def run(
     else:
         text = ", ".join(f"{name} {value}" for name, value in summary._asdict().items())
         print(f"lamppost: ended after {for_s:.0f} s: {text}", flush=True)
+
+
+def with_port(settings: Settings) -> Settings:
+    """Port 0 becomes a free one now, so that its address can be said before the api listens."""
+    if settings.api.port != 0:
+        return settings
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return settings.model_copy(update={"api": settings.api.model_copy(update={"port": port})})
 
 
 async def _sit(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from shared.errors import Kind, LamppostError
 
+WIDE = 300
 OK, FOUND_WRONG, USAGE, UNAVAILABLE = 0, 1, 2, 3
 
 _USAGE_KINDS = frozenset(
@@ -42,7 +43,8 @@ def emit(value: Any, as_json: bool, text: Callable[[Console], None]) -> None:
     if as_json:
         print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
     else:
-        text(Console(soft_wrap=not sys.stdout.isatty()))
+        # A pipe has no width: nothing is folded for it.
+        text(Console() if sys.stdout.isatty() else Console(width=WIDE))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Callable[[Console], None]:
