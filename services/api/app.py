@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from services.api import problems
+from services.api.auth import COOKIE
 from services.api.context import ApiContext
 from services.api.deps import Rule
 from services.api.middleware import Edge
@@ -46,7 +48,23 @@ def create_app(context: ApiContext) -> FastAPI:
             fix="Name a rule of services/api/deps.py in the route.",
         )
     app.add_middleware(Edge, clock=context.clock)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI with the problem body and the two ways to sign in."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = problems.Problem.model_json_schema()
+        components["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": "An API key, `lp_...`."},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+        }
+        document["security"] = [{"key": []}, {"session": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def _version() -> str:
