@@ -100,6 +100,8 @@ class Account:
 
     def blame(self, reason: GapReason, detail: str, now_us: int) -> None:
         """From now on this is why nothing is recorded."""
+        if self.until_us is None:
+            self.until_us = now_us
         if reason is not self.reason:
             self._gap(now_us)
         self.reason, self._detail = reason, log.redact(detail)[:MAX_DETAIL]

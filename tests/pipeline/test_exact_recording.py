@@ -24,14 +24,17 @@ from tests.support.video import write_video
 
 DATA = Path(os.environ.get("LAMPPOST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 FOOTAGE = DATA / "footage"
-SUPPORTED = (
+LONG = (
     "bridge_traffic_360p.mp4",
-    "intel_car-detection.mp4",
     "intel_one-by-one-person-detection.mp4",
-    "moonfire_camera_1fps.mp4",
     "street_webcam_vfr.mp4",
     "towncentre_10s_1080p.mp4",
+)
+SUPPORTED = (
+    "intel_car-detection.mp4",
+    "moonfire_camera_1fps.mp4",
     "vtest_480x360_h264.avi",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in LONG),
 )
 UNSUPPORTED = ("TUD-Campus.mp4", "vtest.avi")
 ODD = (
