@@ -162,7 +162,7 @@ def translate(error: sqlite3.Error) -> LamppostError:
         return LamppostError(
             Kind.CORRUPT,
             f"The bus file is damaged: {text}.",
-            fix="Stop everything and move bus.db aside; the outbox and the database refill it.",
+            fix="Stop everything and move bus.db aside; then save each camera once more.",
         )
     if "full" in text:
         return LamppostError(Kind.FULL, "The disk of the bus is full.")
