@@ -1,0 +1,186 @@
+"""What was sent against what is stored: losses before each kill, doubles, events, invariants."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from services.check import check
+from shared import fmp4, messages
+from shared.db import rows, tables
+from shared.domain import Fragment
+from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentEvent, StatusEvent
+from shared.platform import Platform, open_platform
+from shared.settings import Settings
+
+LOSS_LIMIT_S = 2.0
+SAME_PICTURE_US = 20_000_000
+"""A clip repeats after two minutes: a picture stored within this of its sending is that one."""
+
+
+class Sent(NamedTuple):
+    """One picture that left the camera."""
+
+    at_us: int
+    vcl: str
+
+
+class Verdict(NamedTuple):
+    """Losses in seconds, one a kill and camera, and everything that is wrong."""
+
+    losses_s: list[float]
+    sent: int
+    stored: int
+    wrong: list[str]
+
+
+async def judge(
+    settings: Settings, sent_dir: Path, cameras: Sequence[str], kills_us: Sequence[int], rate: int
+) -> Verdict:
+    """Compare the cameras' logs with the store, run `check` at full depth, read the events."""
+    platform = await open_platform(settings)
+    try:
+        wrong: list[str] = []
+        losses: list[float] = []
+        sent_total = stored_total = 0
+        for camera in cameras:
+            sent = read_sent(sent_dir / f"{camera}.jsonl")
+            stored = await stored_pictures(platform, camera)
+            missing, doubled = match(sent, stored)
+            stored_total += sum(map(len, stored.values()))
+            sent_total += len(sent)
+            if doubled:
+                wrong.append(f"{camera}: {doubled} pictures are stored that were not sent so often")
+            losses += losses_before(sent, missing, kills_us, rate)
+        over = [loss for loss in losses if loss > LOSS_LIMIT_S]
+        if over:
+            wrong.append(f"{len(over)} kills lost over {LOSS_LIMIT_S} s: {sorted(over)[-5:]}")
+        report = await check(platform, settings, "hash")
+        wrong += [
+            f"check: invariant {item.invariant}: {item.what} {item.camera} {item.key}"
+            for item in report.findings
+        ]
+        wrong += await events(platform)
+        return Verdict(losses, sent_total, stored_total, wrong)
+    finally:
+        await platform.close()
+
+
+def read_sent(path: Path) -> list[Sent]:
+    """The camera's own log; a last line cut by its end is no picture."""
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        item = json.loads(line)
+        found.append(Sent(item["t_us"], item["vcl"]))
+    return found
+
+
+async def stored_pictures(platform: Platform, camera: str) -> dict[str, list[int]]:
+    """Digest of each stored picture's slices -> when it was recorded, in order."""
+    found: dict[str, list[int]] = defaultdict(list)
+    query = (
+        sa.select(tables.segment.c.key, tables.segment_fragments.c.data)
+        .join(
+            tables.segment_fragments, tables.segment_fragments.c.segment_id == tables.segment.c.id
+        )
+        .where(tables.segment.c.camera_id == camera)
+    )
+    async with platform.database.read() as connection:
+        segments = (await connection.execute(query)).all()
+    for key, packed in segments:
+        data = await platform.blobs.read(key)
+        table = {fragment.offset: fragment for fragment in rows.unpack_fragments(packed)}
+        for parsed in fmp4.parse_fragments(data):
+            fragment: Fragment = table[parsed.offset]
+            for sample in parsed.samples:
+                at_us = fragment.start_us + (sample.dts - parsed.base_time) * 100 // 9
+                picture = data[sample.offset : sample.offset + sample.size]
+                found[vcl_digest(picture)].append(at_us)
+    return {digest: sorted(times) for digest, times in found.items()}
+
+
+def vcl_digest(picture: bytes) -> str:
+    """As the camera's log has it: the slices of a length-prefixed H.264 picture."""
+    digest = hashlib.sha256()
+    at = 0
+    while at + 4 <= len(picture):
+        size = int.from_bytes(picture[at : at + 4], "big")
+        nal = picture[at + 4 : at + 4 + size].rstrip(b"\x00")
+        if nal and 1 <= nal[0] & 31 <= 5:
+            digest.update(nal)
+        at += 4 + size
+    return digest.hexdigest()[:16]
+
+
+def match(sent: Sequence[Sent], stored: dict[str, list[int]]) -> tuple[set[int], int]:
+    """Indices of `sent` that are in no segment, and how many stored pictures nobody sent."""
+    left = {digest: list(times) for digest, times in stored.items()}
+    missing = set()
+    for index, item in enumerate(sent):
+        times = left.get(item.vcl, [])
+        place = bisect.bisect_left(times, item.at_us - SAME_PICTURE_US)
+        if place < len(times) and times[place] <= item.at_us + SAME_PICTURE_US:
+            times.pop(place)
+        else:
+            missing.add(index)
+    return missing, sum(map(len, left.values()))
+
+
+def losses_before(
+    sent: Sequence[Sent], missing: set[int], kills_us: Sequence[int], rate: int
+) -> list[float]:
+    """Seconds lost by each kill: sent before it, after recording had begun, and not stored."""
+    losses = []
+    previous = 0
+    for kill_us in kills_us:
+        window = [i for i, item in enumerate(sent) if previous <= item.at_us < kill_us]
+        begun = next((i for i in window if i not in missing), None)
+        lost = 0 if begun is None else sum(1 for i in window if i > begun and i in missing)
+        losses.append(lost / rate)
+        previous = kill_us
+    return losses
+
+
+async def events(platform: Platform) -> list[str]:
+    """Each stored segment and gap was told exactly once, sendings of one event counted once."""
+    async with platform.database.read() as connection:
+        segments = set((await connection.execute(sa.select(tables.segment.c.id))).scalars())
+        gaps = set((await connection.execute(sa.select(tables.gap.c.id))).scalars())
+        waiting = (
+            await connection.execute(sa.select(sa.func.count()).select_from(tables.outbox))
+        ).scalar_one()
+    told: dict[str, dict[str, int]] = {"segment": defaultdict(int), "gap": defaultdict(int)}
+    seen: set[bytes] = set()
+    consumer = await platform.bus.consumer([SEGMENTS.name, CAMERA_STATUS.name], start="earliest")
+    while batch := await consumer.poll(1_000, 0.5):
+        for record in batch:
+            event_id = dict(record.headers)["ce_id"]
+            if event_id in seen:
+                continue
+            seen.add(event_id)
+            if record.topic == SEGMENTS.name:
+                event = messages.decode(record.value, SegmentEvent)
+                told["segment"][event.segment_id] += 1
+            else:
+                status = messages.decode(record.value, StatusEvent)
+                if isinstance(status, GapRecorded):
+                    told["gap"][status.gap_id] += 1
+    await consumer.close()
+    wrong = []
+    if waiting:
+        wrong.append(f"{waiting} events still wait in the outbox")
+    for kind, exist in (("segment", segments), ("gap", gaps)):
+        lost = exist - told[kind].keys()
+        double = [item for item, count in told[kind].items() if count > 1]
+        if lost:
+            wrong.append(f"{len(lost)} {kind} events were lost")
+        if double:
+            wrong.append(f"{len(double)} {kind} events were doubled")
+    return wrong
