@@ -134,14 +134,15 @@ class Simulation:
         """Each local date in turn."""
         with tempfile.TemporaryDirectory(prefix="lamppost-simulate-") as folder:
             state = self.options.state_dir or Path(folder)
-            async with _opened(state, self.options) as town:
+            async with opened(state, self.options) as town:
                 for number in range(self.options.days):
                     yield await town.live_a_day(number)
                 await town.judge(self.verdict)
 
 
 @asynccontextmanager
-async def _opened(state: Path, options: Options) -> AsyncIterator[_Town]:
+async def opened(state: Path, options: Options) -> AsyncIterator[Town]:
+    """A town on fresh stores below `state`."""
     settings = Settings.model_validate(
         {
             "state_dir": state,
@@ -162,20 +163,20 @@ async def _opened(state: Path, options: Options) -> AsyncIterator[_Town]:
         internal_key="simulated" * 4,
     )
     try:
-        town = _Town(platform, settings, options, clock)
+        town = Town(platform, settings, options, clock)
         await town.found()
         yield town
     finally:
         await platform.close()
 
 
-class _Town:
+class Town:
     """Cameras that record, an officer who holds, a retention service that runs every six hours."""
 
     def __init__(
         self, platform: Platform, settings: Settings, options: Options, clock: SimulatedClock
     ) -> None:
-        self._platform, self._settings, self._options = platform, settings, options
+        self.platform, self._settings, self._options = platform, settings, options
         self._clock = clock
         self._zone = civil.zone(options.timezone)
         self._cameras = [f"cam-{number + 1}" for number in range(options.cameras)]
@@ -191,9 +192,9 @@ class _Town:
 
     async def found(self) -> None:
         """The schema, the policy, the cameras."""
-        await self._platform.database.migrate()
-        await ensure_policy(self._platform, self._settings)
-        async with self._platform.database.write() as connection:
+        await self.platform.database.migrate()
+        await ensure_policy(self.platform, self._settings)
+        async with self.platform.database.write() as connection:
             for camera_id in self._cameras:
                 camera = Camera(
                     id=camera_id, name=camera_id, source=Source("rtsp://simulated.invalid/")
@@ -216,7 +217,7 @@ class _Town:
             self._last_stop = outcome.stopped or self._last_stop
             if now_us == first + 12 * HOUR_US:
                 notes += await self._act(number)
-        found = await standing.read(self._platform)
+        found = await standing.read(self.platform)
         self._worst_overdue = max(self._worst_overdue, found.overdue_segments)
         return Day(
             date=day,
@@ -268,7 +269,7 @@ class _Town:
         return segment, data
 
     async def _file(self, finished: Sequence[tuple[Segment, bytes]]) -> None:
-        async with self._platform.database.read() as connection:
+        async with self.platform.database.read() as connection:
             policy = await self._committer.policy(connection)
             found = await holds_of(connection, [segment for segment, _ in finished])
         outcomes: list[Outcome] = []
@@ -284,7 +285,7 @@ class _Town:
             if isinstance(decided, filing.Refused):
                 continue
             puts.append(
-                self._platform.blobs.put(
+                self.platform.blobs.put(
                     decided.key,
                     data,
                     sha256=segment.sha256,
@@ -308,7 +309,7 @@ class _Town:
                 notes.append(await self._place(name, number - keep))
         if number == keep + 6 and "released" in self._holds:
             held = self._holds["released"]
-            await holds.release(self._platform, OFFICER, held.id, "simulated: case closed")
+            await holds.release(self.platform, OFFICER, held.id, "simulated: case closed")
             notes.append("hold released, 72 h of grace")
         for name in ("kept", "released"):
             await self._renew(name)
@@ -319,7 +320,7 @@ class _Town:
         noon = civil.midnight_us(self._options.start + timedelta(days=number), self._zone)
         start_us = noon + 13 * HOUR_US
         report = await holds.place(
-            self._platform,
+            self.platform,
             self._settings,
             OFFICER,
             HoldRequest(
@@ -340,23 +341,23 @@ class _Town:
             or self._clock.now_us() < (hold.renewed_at_us or hold.placed_at_us) + RENEW_US
         ):
             return
-        hold = await holds.get(self._platform, hold.id)
+        hold = await holds.get(self.platform, hold.id)
         if retention.hold_state(hold, self._clock.now_us()) is retention.HoldState.IN_FORCE:
             self._holds[name] = await holds.renew(
-                self._platform,
+                self.platform,
                 OFFICER,
                 hold.id,
                 review_at_us=self._clock.now_us() + 30 * DAY_US,
             )
 
     async def _count(self) -> int:
-        async with self._platform.database.read() as connection:
+        async with self.platform.database.read() as connection:
             query = sa.select(sa.func.count()).select_from(tables.segment)
             return int((await connection.execute(query)).scalar_one())
 
     async def judge(self, verdict: Verdict) -> None:
         """Compare what is there with what should be, from what this town itself remembers."""
-        async with self._platform.database.read() as connection:
+        async with self.platform.database.read() as connection:
             rows = {
                 row["id"]: row["key"]
                 for row in (
@@ -369,9 +370,9 @@ class _Town:
             for stone in stones
             for segment in unpack_segments(stone["segments"])
         ]
-        keys = {info.key async for info in self._platform.blobs.list()}
+        keys = {info.key async for info in self.platform.blobs.list()}
         now_us = self._clock.now_us()
-        current = [await holds.get(self._platform, hold.id) for hold in self._holds.values()]
+        current = [await holds.get(self.platform, hold.id) for hold in self._holds.values()]
         standing_holds = [
             hold
             for hold in current
