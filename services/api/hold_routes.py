@@ -28,15 +28,6 @@ Reads = Annotated[Granted, Depends(Requires(Action.HOLD_READ))]
 Renews = Annotated[Granted, Depends(Requires(Action.HOLD_RENEW))]
 Releases = Annotated[Granted, Depends(Requires(Action.HOLD_RELEASE))]
 
-PURPOSE: dict[HoldReason, Purpose] = {
-    HoldReason.CRIMINAL_INVESTIGATION: Purpose.CRIME_INVESTIGATION,
-    HoldReason.COURT_ORDER: Purpose.COURT_ORDER,
-    HoldReason.COMPLAINT: Purpose.COMPLAINT,
-    HoldReason.DATA_ACCESS_REQUEST: Purpose.DATA_ACCESS_REQUEST,
-    HoldReason.CORONER: Purpose.COURT_ORDER,
-}
-"""A hold's reason is its purpose. Keeping is not viewing: a camera's purposes do not limit it."""
-
 
 class HoldIn(Body):
     """What is to be kept, and why."""
@@ -188,7 +179,7 @@ async def _mine(granted: Granted, hold_id: str) -> Hold:
 
 
 def _why(hold: Hold, reason: str = "") -> Why:
-    return Why(PURPOSE.get(hold.reason, Purpose.AUDIT), hold.case_ref, reason)
+    return Why(holds.PURPOSES.get(hold.reason, Purpose.AUDIT), hold.case_ref, reason)
 
 
 @router.post(
@@ -202,12 +193,12 @@ async def post_hold(body: HoldIn, granted: Places) -> Response:
     """In force at once, for 72 h unless renewed. 201: all that was recorded is kept. 207: some of
     it is not; `not_preserved` says what and why. 410: everything is past its expiry."""
     context = granted.context
-    if body.reason not in PURPOSE:
+    if body.reason not in holds.PURPOSES:
         raise LamppostError(Kind.INVALID, "That reason is the program's own.")
     start_us, end_us = times.interval(body.start, body.end, context.zone)
     for camera_id in body.camera_ids:
         await granted_camera(granted, camera_id)
-    granted.check(Resource(), Why(PURPOSE[body.reason], body.case_ref))
+    granted.check(Resource(), Why(holds.PURPOSES[body.reason], body.case_ref))
     request = holds.HoldRequest(
         camera_ids=tuple(body.camera_ids),
         start_us=start_us,

@@ -22,7 +22,7 @@ from shared.audit import Actor
 from shared.blobs import HELD
 from shared.clock import DAY_US, HOUR_US
 from shared.db import holds as stored
-from shared.domain import Hold, HoldKind, HoldReason
+from shared.domain import Hold, HoldKind, HoldReason, Purpose
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.retention import HoldState, Policy
@@ -34,6 +34,14 @@ MAX_OFFICERS = 20
 REVIEW_DEFAULT_US = 30 * DAY_US
 PAGE_MAX = 200
 TAG_BATCH = 500
+PURPOSES: dict[HoldReason, Purpose] = {
+    HoldReason.CRIMINAL_INVESTIGATION: Purpose.CRIME_INVESTIGATION,
+    HoldReason.COURT_ORDER: Purpose.COURT_ORDER,
+    HoldReason.COMPLAINT: Purpose.COMPLAINT,
+    HoldReason.DATA_ACCESS_REQUEST: Purpose.DATA_ACCESS_REQUEST,
+    HoldReason.CORONER: Purpose.COURT_ORDER,
+}
+"""A hold's reason is its purpose. Keeping is not viewing: a camera's purposes do not limit it."""
 
 _log = log.get("api.holds")
 
@@ -382,6 +390,7 @@ def _entry(
         camera_ids=hold.camera_ids,
         start_us=hold.start_us,
         end_us=hold.end_us,
+        purpose=PURPOSES[hold.reason].value if hold.reason in PURPOSES else "",
         case_ref=hold.case_ref,
         reason=reason or hold.reason.value,
         request_id=request_id,

@@ -23,9 +23,9 @@ header{display:flex;justify-content:space-between;align-items:start;gap:1rem;fle
 header form button{margin:0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
+th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line)}
+th,td:first-child{white-space:nowrap}
 th{font-weight:600;background:var(--soft)}
-td.wrap{white-space:normal}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem}
 dt{font-weight:600}dd{margin:0}
 @media(max-width:32rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}

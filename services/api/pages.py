@@ -191,10 +191,11 @@ async def openapi(request: Request, granted: Docs) -> JSONResponse:
 async def docs(request: Request, granted: Docs) -> HTMLResponse:
     """Every route in a page that needs nothing from elsewhere."""
     document = request.app.openapi()
+    about = escape(document["info"]["description"].replace("`", ""))
     body = (
         f"<h1>{escape(document['info']['title'])} API</h1>"
         '<p><a href="/openapi.json">openapi.json</a> · <a href="/">cameras</a></p>'
-        f"<p class='quiet'>{escape(document['info']['description'])}</p>{_operations(document)}"
+        f"<p class='quiet'>{about}</p>{_operations(document)}"
     )
     return html.page("API documentation", body)
 

@@ -218,6 +218,8 @@ async def test_a_hold_is_placed_listed_renewed_and_released(tmp_path: Path) -> N
             "hold.renew",
             "hold.release",
         ]
+        [placing] = await api.audited("hold.place")
+        assert (placing["purpose"], placing["case_ref"]) == ("crime_investigation", "MK-2026-1")
 
 
 async def test_a_hold_that_keeps_less_answers_207(tmp_path: Path) -> None:
