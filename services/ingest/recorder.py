@@ -13,7 +13,7 @@ from pathlib import Path
 from services.ingest import media, repair
 from services.ingest.accounting import Account
 from services.ingest.media import OpenSegment, StateChanged
-from services.ingest.recorder_parts import Sampling, Tools
+from services.ingest.recorder_parts import Sampling, Tools, standing_reason
 from services.ingest.segment_file import OpenState, SegmentFile
 from services.ingest.segmenter import Action, Close, Open, Segmenter, Write
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
@@ -33,7 +33,6 @@ REFUSED = frozenset(
 WAIT_S = 1.0
 HUNG_S = 10.0
 CLOSE = Close(0)
-MASK_DETAIL = "masks that must be burned in here are not built: let the camera mask for itself"
 
 
 class _NoRoomError(Exception):
@@ -92,13 +91,11 @@ class CameraRecorder:
     def _run(self) -> None:
         sampler: Sampling | None = None
         try:
-            if self._predecessor is not None:
-                self._predecessor.thread.join(HUNG_S)
-                self._predecessor = None
+            self._await_predecessor()
             while not self._prepare():
                 if self._clock.wait(self._stop, WAIT_S):
                     return
-            if self._standing() is None:
+            if standing_reason(self.camera) is None:
                 sampler = self._start_sampler()
             while not self._stop.is_set():
                 self._turn(sampler)
@@ -109,6 +106,16 @@ class CameraRecorder:
             if sampler is not None:
                 sampler.stop()
             self._say(RecordingState.STOPPED, self._stop_reason)
+
+    def _await_predecessor(self) -> None:
+        """Two threads never record one camera, unless the old one hangs inside a library."""
+        left = HUNG_S
+        while self._predecessor is not None and left > 0 and not self._stop.is_set():
+            self._predecessor.thread.join(WAIT_S)
+            left -= WAIT_S
+            if not self._predecessor.thread.is_alive():
+                break
+        self._predecessor = None
 
     def _prepare(self) -> bool:
         """Take up the account where an earlier life left it; false when that has to wait."""
@@ -144,18 +151,9 @@ class CameraRecorder:
                 self._account.recorded_until(segment.end_us)
                 self._tools.emit(media.SegmentFiled(segment))
 
-    def _standing(self) -> tuple[RecordingState, GapReason, str] | None:
-        """Why this camera is not to be recorded at all."""
-        if not self.camera.enabled or self.camera.deleted_at_us is not None:
-            return RecordingState.DISABLED, GapReason.DISABLED, ""
-        mask = self.camera.mask
-        if mask.applied_by == "lamppost" and mask.polygons:
-            return RecordingState.REFUSED, GapReason.MASK_NOT_BUILT, MASK_DETAIL
-        return None
-
     def _turn(self, sampler: Sampling | None) -> None:
         """One attempt, and the wait that follows it."""
-        standing = self._standing()
+        standing = standing_reason(self.camera)
         if standing is not None:
             state, reason, detail = standing
             self._account.blame(reason, detail, self._clock.now_us())

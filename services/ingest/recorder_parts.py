@@ -9,9 +9,11 @@ from services.ingest.media import FrameSampled, MediaEvent
 from services.ingest.source import Packet, PacketSource, StreamInfo
 from services.ingest.spool_guard import SpoolGuard
 from shared.clock import Clock
-from shared.domain import Camera
+from shared.domain import Camera, GapReason, RecordingState
 from shared.settings import Settings
 from shared.spool import RecorderSpool
+
+MASK_DETAIL = "masks that must be burned in here are not built: let the camera mask for itself"
 
 
 class Sampling(Protocol):
@@ -43,3 +45,12 @@ class Tools(NamedTuple):
     source_factory: SourceFactory
     sampler_factory: SamplerFactory
     emit: Callable[[MediaEvent], None]
+
+
+def standing_reason(camera: Camera) -> tuple[RecordingState, GapReason, str] | None:
+    """Why this camera is not to be recorded at all; None when it is."""
+    if not camera.enabled or camera.deleted_at_us is not None:
+        return RecordingState.DISABLED, GapReason.DISABLED, ""
+    if camera.mask.applied_by == "lamppost" and camera.mask.polygons:
+        return RecordingState.REFUSED, GapReason.MASK_NOT_BUILT, MASK_DETAIL
+    return None
