@@ -11,9 +11,10 @@ import av
 import msgspec
 
 from services.ingest.frames import JpegMaker, Masker, Scaler
-from services.ingest.rtsp_source import RtspSource, SourceMemory
+from services.ingest.rtsp_source import RtspSource
 from services.ingest.sampler import Decoder, SourceFactory
 from services.ingest.source import PacketSource, SourceError, StreamInfo
+from services.ingest.source_memory import SourceMemory
 from shared.clock import Clock
 from shared.domain import Camera
 from shared.settings import Settings

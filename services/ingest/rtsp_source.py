@@ -9,9 +9,8 @@ from __future__ import annotations
 import secrets
 import ssl
 import threading
-from collections import OrderedDict
 from fractions import Fraction
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NoReturn
 
 from services.ingest import rtp, rtsp_wire, sps
 from services.ingest.camera_secrets import CameraSecrets, Version
@@ -20,6 +19,7 @@ from services.ingest.nal import ParameterSets
 from services.ingest.rtsp_client import Connection, Refused, RtpSink
 from services.ingest.rtsp_dial import ConnectionFailed
 from services.ingest.source import Packet, SourceError, StreamInfo
+from services.ingest.source_memory import PROCESS_MEMORY, Refusal, SourceMemory
 from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch
 from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, ClockSource, Codec, GapReason
@@ -35,58 +35,6 @@ RECHECK_S = 1.0
 FROZEN_WAIT_S = 3.0
 MAX_OPEN_UNITS = 20_000
 REPORT_INTERVAL_US = 5 * SECOND_US
-
-
-_V = TypeVar("_V")
-
-
-class _Refusal(NamedTuple):
-    until_us: int
-    version: Version | None
-    detail: str
-
-
-class SourceMemory:
-    """What one connection teaches the next: refused secrets and pictures that stood still.
-
-    Bounded; the oldest camera is forgotten first. Safe from any thread.
-    """
-
-    MAX = 2_048
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
-
-    def refusal(self, key: str) -> _Refusal | None:
-        with self._lock:
-            return self._refusals.get(key)
-
-    def refused(self, key: str, refusal: _Refusal | None) -> None:
-        """Remember a refusal; None forgets it."""
-        with self._lock:
-            _put(self._refusals, key, refusal, self.MAX)
-
-    def picture(self, key: str) -> bytes | None:
-        with self._lock:
-            return self._pictures.get(key)
-
-    def froze(self, key: str, picture: bytes | None) -> None:
-        """Remember the thumbnail of a picture that stood still; None forgets it."""
-        with self._lock:
-            _put(self._pictures, key, picture, self.MAX)
-
-
-def _put(table: OrderedDict[str, _V], key: str, value: _V | None, limit: int) -> None:
-    table.pop(key, None)
-    if value is not None:
-        table[key] = value
-        if len(table) > limit:
-            table.popitem(last=False)
-
-
-PROCESS_MEMORY = SourceMemory()
 
 
 class RtspSource:
@@ -386,7 +334,7 @@ class RtspSource:
                 detail = "the user may not see this stream"
             wait_s = self._limits.retry_refused_s
             until_us = self._clock.monotonic_us() + round(wait_s * SECOND_US)
-            self._memory.refused(self._key, _Refusal(until_us, version, detail))
+            self._memory.refused(self._key, Refusal(until_us, version, detail))
             raise SourceError(GapReason.CREDENTIALS_REFUSED, detail, RECHECK_S) from None
         if status in (404, 410):
             raise SourceError(GapReason.STREAM_NOT_FOUND, f"status {status}") from None

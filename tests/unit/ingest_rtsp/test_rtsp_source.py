@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from services.ingest import rtsp_wire
-from services.ingest.rtsp_source import RtspSource, SourceMemory
+from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import SourceError
+from services.ingest.source_memory import SourceMemory
 from shared.clock import SECOND_US, SystemClock
 from shared.domain import Camera, GapReason, Source
 from shared.settings import Settings, load

@@ -10,8 +10,9 @@ from pathlib import Path
 import av
 import pytest
 
-from services.ingest.rtsp_source import RtspSource, SourceMemory
+from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import SourceError
+from services.ingest.source_memory import SourceMemory
 from shared.clock import SECOND_US, SystemClock
 from shared.domain import Camera, Codec, GapReason, Source
 from tests.support.recording import settings_for
