@@ -57,6 +57,13 @@ class SqliteDatabase:
     async def _transaction(self, *, immediate: bool) -> AsyncIterator[AsyncConnection]:
         if self._closed:
             raise LamppostError(Kind.CLOSED, "The database is closed.")
+        if not self.path.parent.is_dir():
+            # Said here, because a driver that fails to open leaves a thread behind for a moment.
+            raise LamppostError(
+                Kind.UNAVAILABLE,
+                f"The folder of the database, {self.path.parent}, is not there.",
+                fix="See that its disk is mounted.",
+            )
         if immediate:
             async with self._writer, self._connection("BEGIN IMMEDIATE") as connection:
                 yield connection

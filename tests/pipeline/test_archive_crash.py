@@ -215,7 +215,7 @@ async def test_every_boundary_can_be_the_last(template: Path, tmp_path: Path) ->
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(deaths=st.lists(st.integers(0, 30), min_size=2, max_size=6))
 def test_any_schedule_of_crashes_is_repaired(
@@ -255,7 +255,7 @@ async def test_a_killed_process_loses_and_doubles_nothing(template: Path, tmp_pa
     made = archiving.settings_in(state)
     clock = SystemClock()
     start_us = clock.now_us() - 2 * 3_600 * SECOND_US
-    rounds, each = 3, 40
+    rounds, each = 2, 30
     async with archiving.opened(made, clock) as platform:
 
         async def stored() -> int:

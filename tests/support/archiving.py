@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import sqlalchemy as sa
 
 from services.archive.service import ArchiveService, build
 from shared import ids
+from shared.blobs.files import FileBlobs
 from shared.bus import Record
+from shared.bus.embedded import EmbeddedBus
 from shared.clock import SECOND_US, Clock, SimulatedClock
 from shared.db import rows, tables
+from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
     ClockSource,
     Codec,
@@ -26,7 +31,7 @@ from shared.domain import (
     HoldReason,
     Segment,
 )
-from shared.platform import Platform, open_platform
+from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import RecorderSpool
 
@@ -35,15 +40,41 @@ START_US = 1_713_225_600_000_000
 MINUTE_US = 60 * SECOND_US
 
 
+_schema = b""
+
+
+def _whole(path: Path) -> bytes:
+    """A database file with what still stands in its log."""
+    with closing(sqlite3.connect(path)) as plain:
+        return plain.serialize()
+
+
 def settings_in(state_dir: Path, **sections: Any) -> Settings:
     return Settings.model_validate({"state_dir": state_dir, **sections})
 
 
 @asynccontextmanager
 async def opened(settings: Settings, clock: Clock) -> AsyncIterator[Platform]:
-    """The embedded platform, migrated."""
-    platform = await open_platform(settings, clock)
-    await platform.database.migrate()
+    """The embedded platform without its syncs, which only a power cut could miss; the schema is
+    migrated once a process, then copied."""
+    global _schema
+    path = settings.state_dir / "lamppost.db"
+    if _schema and not path.exists():
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_schema)
+    bus = await EmbeddedBus.open(
+        settings.state_dir / "bus.db", clock=clock, partitions=1, session_timeout_s=10.0
+    )
+    platform = Platform(
+        clock=clock,
+        bus=bus,
+        blobs=FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock, durable=False),
+        database=SqliteDatabase(path, clock=clock, durable=False),
+        internal_key="0" * 32,
+    )
+    if not path.exists():
+        await platform.database.migrate()
+        _schema = await asyncio.to_thread(_whole, path)
     try:
         yield platform
     finally:
