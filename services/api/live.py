@@ -76,7 +76,13 @@ async def renew(
 ) -> LiveReply:
     """A new session like the one of this token, with its own audit record and addresses. The old
     stream goes on until its own expiry."""
-    session = await granted.context.media.sessions.check(token, SessionKind.LIVE)
+    try:
+        session = await granted.context.media.sessions.check(token, SessionKind.LIVE)
+    except LamppostError as error:
+        if error.kind is not Kind.UNAUTHENTICATED:
+            raise
+        # The person is signed in; it is the token that nobody was given.
+        raise LamppostError(Kind.NOT_FOUND, error.message, fix=error.fix) from error
     if session.actor.id != granted.principal.id:
         raise LamppostError(Kind.FORBIDDEN, "This is another person's session.")
     asked = session.asked

@@ -29,6 +29,7 @@ from services.ingest import fmp4, nal
 from shared import civil, ids, retention
 from shared.clock import SECOND_US, SimulatedClock
 from shared.db import rows, tables
+from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
     Camera,
     ClockSource,
@@ -364,6 +365,21 @@ def iso(us: int) -> str:
     return civil.rfc3339(us)
 
 
+_migrated: list[bytes] = []
+
+
+async def _schema(settings: Settings) -> None:
+    """A migrated database file; migrated once a process, then copied."""
+    path = settings.state_dir / "lamppost.db"
+    if not _migrated:
+        database = SqliteDatabase(path, clock=SimulatedClock())
+        await database.migrate()
+        await database.close()
+        _migrated.append(path.read_bytes())
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_migrated[0])
+
+
 @asynccontextmanager
 async def rig(
     folder: Path, now_us: int = START_US + 3600 * SECOND_US, settings: Settings | None = None
@@ -371,8 +387,8 @@ async def rig(
     """A migrated store, one camera, one person with every right to see it."""
     settings = settings or load({}, {"state_dir": str(folder)})
     clock = SimulatedClock(now_us)
+    await _schema(settings)
     platform = await open_platform(settings, clock)
-    await platform.database.migrate()
     camera = Camera(id=CAMERA, name="Argyle", source=Source("rtsp://camera.test/1"))
     async with platform.database.write() as connection:
         await connection.execute(sa.insert(tables.camera).values(rows.camera_row(camera, now_us)))
