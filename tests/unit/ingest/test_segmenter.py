@@ -320,3 +320,45 @@ def test_a_wrong_camera_clock_is_reported_and_not_believed(wrong_us: int) -> Non
     assert opened.start_us == START_US
     assert opened.clock.source is ClockSource.RECEIPT
     assert opened.clock.offset_us == wrong_us
+
+
+STAMP = st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-5_000, 5_000)
+WILD = st.builds(
+    Packet,
+    data=st.binary(max_size=60) | st.builds(unit, st.sampled_from([1, 5, 6, 7, 8]), st.just(1)),
+    pts=STAMP,
+    dts=STAMP,
+    duration=st.integers(-5, 5_000),
+    key=st.booleans(),
+    received_us=st.integers(START_US, START_US + 20_000_000),
+    capture_us=st.none() | st.integers(0, 2**60),
+    new_extradata=st.none() | st.binary(max_size=60),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(WILD, max_size=60), st.sampled_from(list(Codec)))
+def test_whatever_a_camera_sends_ends_in_fragments_or_a_named_reason(
+    packets: list[Packet], codec: Codec
+) -> None:
+    segmenter = cutter(
+        codec=codec, extradata=extradata("libx265" if codec is Codec.H265 else "libx264")
+    )
+    actions: list[Action] = []
+    for packet in packets:
+        try:
+            actions += segmenter.push(packet)
+        except SourceError:
+            break
+    actions += segmenter.finish(START_US + 20_000_000)
+    opened = False
+    for action in actions:
+        if isinstance(action, Open):
+            assert not opened
+            opened = True
+        elif isinstance(action, Write):
+            assert opened and action.start_us < action.end_us
+            assert len(list(fmp4.parse_fragments(action.data))) == 1
+        elif isinstance(action, Close):
+            opened = False
+    assert not opened
