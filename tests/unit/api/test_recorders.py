@@ -1,0 +1,131 @@
+"""The recorders' directory, event positions, and times at the edge."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api import events, times
+from services.api.limits import MAX_FAILURES, LoginLimiter
+from services.api.recorders import RecorderDirectory
+from shared import civil
+from shared.bus import Bus, Record
+from shared.clock import SECOND_US, SimulatedClock
+from shared.domain import RecordingState
+from shared.errors import Kind, LamppostError
+from shared.messages import CAMERA_STATUS, RecorderStatus, StatusChanged, encode
+
+
+def directory(clock: SimulatedClock) -> RecorderDirectory:
+    """A directory that is told by hand; it never touches its bus."""
+    return RecorderDirectory(cast(Bus, None), clock, status_interval_s=5)
+
+
+def status(
+    camera_id: str, at_us: int, *, recorder: str = "r1", epoch: int = 1, state: str = "recording"
+) -> StatusChanged:
+    return StatusChanged(
+        camera_id, RecordingState(state), at_us, at_us, recorder, epoch, recorder_url=recorder
+    )
+
+
+def recorder(name: str, *cameras: str, stopped: bool = False) -> RecorderStatus:
+    return RecorderStatus(name, 1, 1, name, cameras, 0, 0, 0, stopped)
+
+
+def test_a_camera_is_where_its_newest_word_says() -> None:
+    clock = SimulatedClock()
+    found = directory(clock)
+    assert found.state("a") is None
+    assert found.url_for("a") is None
+    now = clock.now_us()
+    found.apply(status("a", now, recorder="r1", epoch=1))
+    found.apply(status("a", now + 2, recorder="r2", epoch=2))
+    found.apply(status("a", now + 9, recorder="r1", epoch=1))
+    assert found.url_for("a") == "r2", "the higher epoch wins, however late the other speaks"
+
+
+def test_a_silent_or_stopped_recorder_has_nothing() -> None:
+    clock = SimulatedClock()
+    found = directory(clock)
+    found.apply(status("a", clock.now_us()))
+    found.apply(recorder("r1", "a"))
+    found.apply(recorder("r2"))
+    assert found.url_for("a") == "r1"
+    assert found.any_url() == "r2", "the one with the fewest cameras"
+    found.apply(recorder("r1", "a", stopped=True))
+    assert found.url_for("a") is None
+    clock.set_us(clock.now_us() + 17 * SECOND_US)
+    state = found.state("a")
+    assert state is not None
+    assert not state.stale
+    clock.set_us(clock.now_us() + SECOND_US)
+    state = found.state("a")
+    assert state is not None
+    assert state.stale
+    assert found.recorders() == []
+    assert found.any_url() is None
+
+
+def test_an_unreadable_word_is_set_aside() -> None:
+    found = directory(SimulatedClock())
+    words = (b"{", b"{}", b'{"type": "other"}', encode(status("a", 5)))
+    found.take(
+        [
+            Record(CAMERA_STATUS.name, 0, index, "a", value, (), 0)
+            for index, value in enumerate(words, start=7)
+        ]
+    )
+    assert found.state("a") is not None
+    assert found.first_offsets == {(CAMERA_STATUS.name, 0): 7}
+
+
+@given(st.dictionaries(st.integers(0, 511), st.integers(0, 2**50), min_size=1, max_size=20))
+def test_positions_survive_the_way_through_an_event_id(offsets: dict[int, int]) -> None:
+    positions = {(CAMERA_STATUS.name, number): offset for number, offset in offsets.items()}
+    assert events.read_positions(events.write_positions(positions)) == positions
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "0-", "-0", "0-1.", "0-1,1-2", "0-" + "9" * 30])
+def test_other_event_ids_are_refused(text: str) -> None:
+    with pytest.raises(LamppostError) as caught:
+        events.read_positions(text)
+    assert caught.value.kind is Kind.INVALID
+
+
+def test_the_fold_of_daylight_saving_is_named() -> None:
+    london = civil.zone("Europe/London")
+    for text, word in (("2026-10-25T01:30", "twice"), ("2026-03-29T01:30", "does not exist")):
+        with pytest.raises(LamppostError, match=word) as caught:
+            times.instant(text, london)
+        assert "+01:00" in caught.value.fix
+        assert "+00:00" in caught.value.fix
+    early = times.instant("2026-10-25T01:30+01:00", london)
+    late = times.instant("2026-10-25T01:30Z", london)
+    assert late - early == 3600 * SECOND_US
+    assert times.text(early, london) == "2026-10-25T01:30:00.000+01:00"
+    assert times.text(late, london) == "2026-10-25T01:30:00.000+00:00"
+
+
+def test_an_offset_whose_plus_was_read_as_a_space_is_understood() -> None:
+    zone = civil.zone("Asia/Hong_Kong")
+    wanted = times.instant("2026-11-25T14:00:00+08:00", zone)
+    assert times.instant("2026-11-25T14:00:00 08:00", zone) == wanted
+    assert times.instant("2026-11-25 14:00", zone) == wanted
+
+
+def test_the_table_of_failed_sign_ins_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.api.limits.MAX_KEYS", 3)
+    limiter = LoginLimiter(SimulatedClock())
+    for _ in range(MAX_FAILURES):
+        limiter.failed("a")
+    with pytest.raises(LamppostError):
+        limiter.check("a")
+    for key in ("b", "c", "d"):
+        limiter.failed(key)
+    limiter.check("a")
+    limiter.succeeded("b")
+    limiter.check("a", "b", "c", "d")
