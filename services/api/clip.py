@@ -168,7 +168,7 @@ def _part(number: int, clip: ClipFile, token: str, context: Context) -> PartRepl
 )
 async def download(
     token: Token,
-    number: Annotated[str, Path(max_length=4, examples=["1"], description="A part's number.")],
+    number: Annotated[str, Path(max_length=64, examples=["1"], description="A part's number.")],
     request: Request,
     context: Context,
 ) -> Response:
