@@ -78,24 +78,54 @@ class HostList:
         self, host: str, clock: Clock, timeout_s: float, interrupted: threading.Event
     ) -> list[str]:
         """getaddrinfo cannot be interrupted, so it runs aside and is left behind when late."""
-        done = threading.Event()
-        answer: list[str] = []
-
-        def look_up() -> None:
-            try:
-                answer.extend(self._resolver(host))
-            except (OSError, UnicodeError):
-                answer.clear()
-            done.set()
-
-        threading.Thread(target=look_up, name="resolve", daemon=True).start()
+        lookup = LOOKUPS.of(host, self._resolver)
         deadline = clock.monotonic_us() + round(timeout_s * 1_000_000)
-        while not clock.wait(done, POLL_S):
+        while not clock.wait(lookup.done, POLL_S):
             if interrupted.is_set() or clock.monotonic_us() >= deadline:
                 break
-        if not done.is_set() or not answer:
+        if not lookup.done.is_set() or not lookup.found:
             raise HostUnknownError(host)
-        return list(answer)
+        return list(lookup.found)
+
+
+class _Lookup:
+    """One question to the name server."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.found: list[str] = []
+
+
+class Lookups:
+    """The questions that are out: one a name, however often a name server that hangs is asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._out: dict[tuple[str, Resolver], _Lookup] = {}
+
+    def of(self, host: str, resolver: Resolver) -> _Lookup:
+        """The running question for this name, or a new one on a thread of its own."""
+        with self._lock:
+            lookup = self._out.get((host, resolver))
+            if lookup is None:
+                lookup = self._out[(host, resolver)] = _Lookup()
+                threading.Thread(
+                    target=self._ask, args=(host, resolver, lookup), name="resolve", daemon=True
+                ).start()
+        return lookup
+
+    def _ask(self, host: str, resolver: Resolver, lookup: _Lookup) -> None:
+        try:
+            lookup.found = resolver(host)
+        except (OSError, UnicodeError):
+            lookup.found = []
+        finally:
+            with self._lock:
+                self._out.pop((host, resolver), None)
+            lookup.done.set()
+
+
+LOOKUPS = Lookups()
 
 
 def _plain(host: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import json
 import os
@@ -15,7 +14,6 @@ import av
 import pytest
 
 from services.ingest.media import FragmentWritten, FrameSampled
-from services.ingest.nal import annexb_spans, length_spans
 from services.ingest.probe import probe
 from shared.clock import SECOND_US
 from shared.domain import (
@@ -26,7 +24,14 @@ from shared.domain import (
 )
 from shared.messages import FrameMeta
 from tests.support.recording import read_spool, settings_for
-from tests.support.rtsp_world import CLOCK, camera, check_account, make_clips, watching
+from tests.support.rtsp_world import (
+    CLOCK,
+    camera,
+    check_account,
+    make_clips,
+    recorded_digests,
+    watching,
+)
 from tests.support.servers.rtsp import RtspServer, make_certificates, require
 from tests.support.wait import until
 
@@ -42,24 +47,6 @@ def _server_is_there() -> None:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_clips(tmp_path_factory.mktemp("clips"))
-
-
-def vcl_digest(data: bytes, codec: str) -> str:
-    """As the server makes it: the coded slices alone."""
-    digest = hashlib.sha256()
-    for start, end in length_spans(data) or annexb_spans(data):
-        kind = data[start] & 31 if codec == "h264" else data[start] >> 1 & 63
-        if (codec == "h264" and 1 <= kind <= 5) or (codec == "h265" and kind < 32):
-            digest.update(data[start:end].rstrip(b"\x00"))
-    return digest.hexdigest()[:16]
-
-
-def recorded_digests(segments: list[tuple[Segment, bytes]], codec: str) -> list[str]:
-    found = []
-    for _, data in segments:
-        with av.open(io.BytesIO(data)) as file:
-            found += [vcl_digest(bytes(p), codec) for p in file.demux(video=0) if p.size]
-    return found
 
 
 def assert_exact(name: str, sent: list[str], recorded: list[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,12 +16,14 @@ import av
 import numpy as np
 
 from services.ingest.media import MediaEvent, StateChanged
+from services.ingest.nal import annexb_spans, length_spans
 from services.ingest.pyav_media import PyAvMedia
 from shared.clock import SystemClock
 from shared.domain import (
     Camera,
     GapReason,
     RecordingState,
+    Segment,
     Source,
 )
 from shared.settings import Settings
@@ -127,3 +131,22 @@ def check_account(settings: Settings, camera_id: str, since_us: int) -> list[Gap
         assert abs(after[0] - before[1]) <= 1, (camera_id, before, after)
     assert parts[0][0] <= since_us, camera_id
     return [reason for *_, reason in parts if reason is not None]
+
+
+def vcl_digest(data: bytes, codec: str) -> str:
+    """As rtsp_server.py logs it (`vcl`): the coded slices alone, which no payloader changes."""
+    digest = hashlib.sha256()
+    for start, end in length_spans(data) or annexb_spans(data):
+        kind = data[start] & 31 if codec == "h264" else data[start] >> 1 & 63
+        if (codec == "h264" and 1 <= kind <= 5) or (codec == "h265" and kind < 32):
+            digest.update(data[start:end].rstrip(b"\x00"))
+    return digest.hexdigest()[:16]
+
+
+def recorded_digests(segments: list[tuple[Segment, bytes]], codec: str) -> list[str]:
+    """Of every access unit of these segments, in order."""
+    found = []
+    for _, data in segments:
+        with av.open(io.BytesIO(data)) as file:
+            found += [vcl_digest(bytes(p), codec) for p in file.demux(video=0) if p.size]
+    return found

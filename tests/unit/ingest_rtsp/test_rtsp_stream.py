@@ -9,7 +9,10 @@ from pathlib import Path
 
 import av
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from services.ingest import rtsp_wire
 from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import SourceError
 from services.ingest.source_memory import SourceMemory
@@ -60,11 +63,9 @@ def sending(stream: bytes, description: str) -> FakeCamera:
 
 
 def source(fake: FakeCamera, folder: Path, **ingest: float) -> RtspSource:
-    settings = settings_for(folder, **{"silent_s": 0.6, **ingest})
+    made = settings_for(folder, **{"silent_s": 0.6, **ingest})
     camera = Camera(id="mk-1", name="Gate", source=Source(url=fake.url))
-    return RtspSource(
-        camera, settings, CLOCK, fake.url, memory=SourceMemory(), key_frame_soon_s=0.2
-    )
+    return RtspSource(camera, made, CLOCK, fake.url, memory=SourceMemory(), key_frame_soon_s=0.2)
 
 
 def nals(data: bytes) -> list[bytes]:
@@ -157,3 +158,19 @@ def test_a_read_is_interrupted_at_once(tmp_path: Path) -> None:
         thread.join(5)
         made.close()
     assert ended_us[0] - begun_us < SECOND_US
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=300))
+def test_heads_and_descriptions_of_garbage_are_refused_or_read(data: bytes) -> None:
+    for head in (data, b"RTSP/1.0 200 OK\r\n" + data):
+        try:
+            rtsp_wire.body_length(rtsp_wire.parse_head(head))
+        except rtsp_wire.WireError:
+            continue
+    text = data.decode("latin-1")
+    for part in (text, "m=video 0 RTP/AVP " + text, "m=video 0 RTP/AVP 96\r\na=rtpmap:96 " + text):
+        video = rtsp_wire.parse_sdp(part).video
+        if video is not None:
+            rtsp_wire.sprop_nals(video.fmtp)
+            rtsp_wire.control_url("rtsp://camera/a", video.control)
