@@ -17,6 +17,7 @@ from shared.spool import RecorderSpool, read_state
 
 PIECE_US = 60 * SECOND_US
 ALIVE_US = 5 * SECOND_US
+NEW_US = 3600 * SECOND_US
 MAX_DETAIL = 200
 _logger = log.get("ingest")
 
@@ -72,11 +73,17 @@ class Account:
         if elsewhere is not None and (self.until_us is None or elsewhere > self.until_us):
             self.until_us, self.reason = elsewhere, GapReason.RECORDER_DOWN
         if self.until_us is None:
-            self.until_us = now_us
+            self.until_us = self._first_us(now_us)
             self._remember()
-        else:
-            self._gap(now_us)
+        self._gap(now_us)
         self.reason, self._detail = GapReason.CONNECTING, ""
+
+    def _first_us(self, now_us: int) -> int:
+        """Where the account of a camera that was never recorded begins: at its creation, when that
+        was lately. Long ago means that it was recorded, or disabled, elsewhere."""
+        made_us = self.camera.created_at_us
+        is_new = made_us > 0 and 0 <= now_us - made_us <= NEW_US
+        return made_us if is_new else now_us
 
     def _spool_reason(self, stopped: str) -> None:
         try:
