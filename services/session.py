@@ -67,7 +67,7 @@ def run(
         print(json.dumps(summary._asdict()), flush=True)
     else:
         text = ", ".join(f"{name} {value}" for name, value in summary._asdict().items())
-        print(f"lamppost: ended after {for_s:.0f} s: {text}", flush=True)
+        print(f"lamppost: ended. {text}", flush=True)
 
 
 def with_port(settings: Settings) -> Settings:
@@ -101,30 +101,31 @@ async def _sit(
             settings.spool.min_free_ratio,
         )
         showing = asyncio.create_task(display.run(stop))
-        ending = asyncio.create_task(_end_after(stop, platform, for_s))
+        ending = asyncio.create_task(_end_after(stop, supervisor, for_s))
         end_us = 0
         try:
-            await supervisor.run(stop, unattended=for_s is not None)
+            await supervisor.run(stop)
         finally:
             stop.set()
             end_us = await ending
             await asyncio.wait({showing}, timeout=1.0)
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
-        return await supervisor.totals(end_us) if for_s is not None else None
+        return await supervisor.totals(end_us) if for_s is not None or as_json else None
     finally:
         undo()
         await platform.close()
 
 
-async def _end_after(stop: Stop, platform: Platform, for_s: float | None) -> int:
+async def _end_after(stop: Stop, supervisor: Supervisor, for_s: float | None) -> int:
     """Set the stop when the time is over; when the stop was set, either way."""
+    clock = supervisor.platform.clock
     if for_s is None:
         await stop.wait()
-    else:
-        await stop.sleep(platform.clock, for_s)
+    elif not await stop.sleep(clock, for_s):
+        supervisor.patient = True
         stop.set()
-    return platform.clock.now_us()
+    return clock.now_us()
 
 
 async def _signs(platform: Platform, settings: Settings, demo: Demo | None) -> table.Signs:

@@ -34,9 +34,9 @@ IN_PROCESS = ("archive", "retention", "api", "detect")
 SERVICES = ("ingest", *IN_PROCESS)
 RECORDERS_END_S = 4.2
 DRAIN_S = 0.3
-DRAIN_UNATTENDED_S = 15.0
+DRAIN_PATIENT_S = 15.0
 SERVICES_END_S = 0.5
-SERVICES_END_UNATTENDED_S = 10.0
+SERVICES_END_PATIENT_S = 10.0
 TRIM_EVERY_S = 60.0
 PLAN_EVERY_S = 2.0
 LOCK_WAIT_S = 8.0
@@ -132,6 +132,8 @@ class Supervisor:
         self.settings = settings
         self.platform = platform
         self.board = summary.Board()
+        self.patient = False
+        """Nobody waits for the end (the time of `--for` is over): let everything be filed."""
         self._logs = logs
         self._clock = platform.clock
         self._log = log.get("supervisor")
@@ -147,7 +149,7 @@ class Supervisor:
         policy = importlib.import_module("services.retention.policy")
         await policy.ensure_policy(self.platform, self.settings)
 
-    async def run(self, stop: Stop, *, unattended: bool = False) -> None:
+    async def run(self, stop: Stop) -> None:
         """Work until the stop, then stop everything in order."""
         self._started_us = self._clock.now_us()
         metrics.BUILD_INFO.labels(_version(), "all").set(1)
@@ -161,7 +163,7 @@ class Supervisor:
         finally:
             planner.cancel()
             await asyncio.gather(planner, return_exceptions=True)
-            await self._stop_all(unattended)
+            await self._stop_all()
 
     def _service_of(self, name: str) -> Callable[[], Coroutine[Any, Any, None]]:
         async def run() -> None:
@@ -203,14 +205,14 @@ class Supervisor:
         async with self.platform.database.read() as connection:
             return [row[0] for row in await connection.execute(query)]
 
-    async def _stop_all(self, unattended: bool) -> None:
+    async def _stop_all(self) -> None:
         """Recorders, then what they filed, then the services; 5 s when a person waits."""
         await _end(self._recorder_tasks, RECORDERS_END_S)
         for recorder in self._recorders:
             recorder.kill()
-        await self._drain(DRAIN_UNATTENDED_S if unattended else DRAIN_S)
+        await self._drain(DRAIN_PATIENT_S if self.patient else DRAIN_S)
         self._services_stop.set()
-        left = await _end(self._tasks, SERVICES_END_UNATTENDED_S if unattended else SERVICES_END_S)
+        left = await _end(self._tasks, SERVICES_END_PATIENT_S if self.patient else SERVICES_END_S)
         if left:
             self._log.warning("services did not end in time", services=sorted(left))
 
