@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from services.api.accounting import Accountant
 from services.api.app import create_app
 from services.api.camera_store import SERVICE
 from services.api.context import ApiContext
@@ -86,6 +87,7 @@ class ApiService:
                 Relay(self._platform, SERVICE).run(context.stop), name="api.outbox"
             ),
             asyncio.create_task(context.media.run(context.stop), name="api.media"),
+            asyncio.create_task(Accountant(context).run(context.stop), name="api.accounting"),
         ]
         waiting = asyncio.create_task(stop.wait(), name="api.stop")
         tasks = [serving, *others]

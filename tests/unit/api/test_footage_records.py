@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.api.accounting import Accountant
 from services.retention.policy import ensure_policy
-from shared import civil, ids
+from shared import civil, ids, metrics
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import tables
 from shared.domain import Purpose, Role
@@ -180,6 +181,20 @@ async def test_a_tombstone_keeps_the_ledger_whole(tmp_path: Path) -> None:
         api.clock.set_us(NOW_US + 2 * HOUR_US)
         ledger = (await person.get("/v1/cameras/mk-1/ledger")).json()
         assert ledger["expired_s"] == 60
+
+
+async def test_unaccounted_seconds_are_counted_camera_by_camera(tmp_path: Path) -> None:
+    async with opened(tmp_path) as api:
+        accountant = Accountant(api.context)
+        assert await accountant.run_once() is None, "no camera yet"
+        await api.cameras("mk-1", "mk-2")
+        for minute in range(60):
+            await api.segment("mk-1", NOW_US + minute * 60 * SECOND_US)
+        api.clock.set_us(NOW_US + HOUR_US)
+        found = [await accountant.run_once(), await accountant.run_once()]
+        pending_s = 150
+        assert found == [(3600 - pending_s) * SECOND_US, 0]
+        assert metrics.REGISTRY.get_sample_value("lamppost_unaccounted_seconds") == 3450
 
 
 HOLD = {

@@ -68,7 +68,10 @@ async def test_it_serves_follows_recorders_and_publishes_cameras(tmp_path: Path)
     async with running(tmp_path) as (platform, api, client, _):
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/readyz")).json()["checks"]["bus"] == "ok"
-        assert "lamppost_http_seconds_bucket" in (await client.get("/metrics")).text
+        metrics = (await client.get("/metrics")).text
+        assert (
+            'lamppost_http_responses_total{method="GET",route="/healthz",status="2xx"}' in metrics
+        )
         body = {"id": "mk-1", "name": "A", "source": {"url": "rtsp://h/x"}, "district": "Mong Kok"}
         assert (await client.post("/v1/cameras", json=body)).status_code == 201
         consumer = await platform.bus.consumer([CAMERAS.name], start="earliest")
