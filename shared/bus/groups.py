@@ -6,7 +6,7 @@ in its poll. So two live members never own one partition, and a member learns of
 it asks.
 
 Silence is measured on the monotonic clock, which all processes of one machine share: a step of the
-wall clock evicts nobody. A stamp in the future is of an earlier boot, and its member is gone.
+wall clock evicts nobody. A stamp far in the future is of an earlier boot: its member is gone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from shared.bus import Partition
+from shared.clock import SECOND_US
+
+SLACK_US = SECOND_US
+"""A stamp may be so far ahead: written between a look at the clock and a look at the file."""
 
 
 class View(NamedTuple):
@@ -163,7 +167,7 @@ def owns(c: sqlite3.Connection, me: Member, places: Collection[Partition]) -> bo
 
 
 def _live(seen_us: int, now_us: int, timeout_us: int) -> bool:
-    return seen_us <= now_us < seen_us + timeout_us
+    return seen_us - SLACK_US <= now_us < seen_us + timeout_us
 
 
 def _remove(c: sqlite3.Connection, group: str, name: str) -> None:
