@@ -303,10 +303,11 @@ class Town:
         """The officer's diary: a hold kept to the end, one released past its expiry, one that
         lapses. Holds are placed close to the expiry, and renewed every other day."""
         keep = self._options.retention_days
-        notes: list[str] = []
-        for name, offset in (("kept", 2), ("released", 3), ("lapsed", 4)):
-            if number == keep + offset:
-                notes.append(await self._place(name, number - keep))
+        notes = [
+            await self._place(name, number - keep)
+            for name, offset in (("kept", 2), ("released", 3), ("lapsed", 4))
+            if number == keep + offset
+        ]
         if number == keep + 6 and "released" in self._holds:
             held = self._holds["released"]
             await holds.release(self.platform, OFFICER, held.id, "simulated: case closed")
@@ -358,12 +359,8 @@ class Town:
     async def judge(self, verdict: Verdict) -> None:
         """Compare what is there with what should be, from what this town itself remembers."""
         async with self.platform.database.read() as connection:
-            rows = {
-                row["id"]: row["key"]
-                for row in (
-                    await connection.execute(sa.select(tables.segment.c.id, tables.segment.c.key))
-                ).mappings()
-            }
+            query = sa.select(tables.segment.c.id, tables.segment.c.key)
+            rows = {row.id: row.key for row in await connection.execute(query)}
             stones = (await connection.execute(sa.select(tables.tombstone))).mappings().all()
         gone = [
             (segment.id, stone["bytes_gone_at_us"])

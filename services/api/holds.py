@@ -22,6 +22,7 @@ from shared.audit import Actor
 from shared.blobs import HELD
 from shared.clock import DAY_US, HOUR_US
 from shared.db import holds as stored
+from shared.db import policies
 from shared.domain import Hold, HoldKind, HoldReason, Purpose
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
@@ -293,7 +294,7 @@ async def sending(
 
 async def _policy(connection: AsyncConnection, settings: Settings) -> Policy:
     """The policy in force, or what the settings will make it before retention first starts."""
-    found = await holds_queries.newest_policy(connection)
+    found = await policies.newest(connection)
     return found or Policy(
         0, settings.retention.days, settings.retention.basis, settings.site.timezone
     )

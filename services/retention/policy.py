@@ -14,6 +14,7 @@ from services.retention import queries
 from shared import audit, civil, retention
 from shared.audit import LOCAL
 from shared.clock import DAY_US
+from shared.db import policies
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.retention import Policy
@@ -38,7 +39,7 @@ async def ensure_policy(platform: Platform, settings: Settings) -> Policy:
     """
     async with platform.database.write() as connection:
         now_us = platform.clock.now_us()
-        old = await queries.newest_policy(connection)
+        old = await policies.newest(connection)
         new = Policy(
             1 if old is None else old.version + 1,
             settings.retention.days,

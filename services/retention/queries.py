@@ -38,21 +38,6 @@ PURGE_COLUMNS = (
 # Policy
 
 
-async def newest_policy(connection: AsyncConnection) -> Policy | None:
-    """The policy in force."""
-    query = sa.select(_policy).order_by(_policy.c.version.desc()).limit(1)
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        return None
-    return Policy(
-        row["version"],
-        row["retention_days"],
-        row["basis"],
-        row["timezone"],
-        row["effective_from_us"],
-    )
-
-
 async def insert_policy(connection: AsyncConnection, policy: Policy) -> None:
     """One public policy version."""
     await connection.execute(

@@ -19,6 +19,7 @@ from services.retention.tags import Tags
 from shared import log, metrics, standing
 from shared.clock import DAY_US, HOUR_US
 from shared.db import holds as stored
+from shared.db import policies
 from shared.db.rows import facts_of
 from shared.errors import Kind, LamppostError
 from shared.outbox import Relay
@@ -130,7 +131,7 @@ class RetentionService:
                 return policy
             self._policy_ensured = True
         async with self._platform.database.read() as connection:
-            found = await queries.newest_policy(connection)
+            found = await policies.newest(connection)
         assert found is not None
         return found
 
