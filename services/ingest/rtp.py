@@ -20,6 +20,7 @@ MAX_UNIT_BYTES = 16 * 1024 * 1024
 NTP_TO_UNIX_S = 2_208_988_800
 MAX_LOOSE_PARTS = 256
 REORDER_MAX = 64
+REORDER_WAIT_US = 100_000
 OLDEST_NTP_S = NTP_TO_UNIX_S + 946_684_800
 """A sender report from before the year 2000 comes from a clock that was never set."""
 
@@ -251,13 +252,15 @@ def _slice_type(nal: bytes) -> int:
 
 
 class Reorder:
-    """UDP: hands packets on in order, waiting for a missing one until REORDER_MAX are held."""
+    """UDP: hands packets on in order. A missing one is waited for until REORDER_MAX packets or
+    REORDER_WAIT_US have passed, whichever is first."""
 
     def __init__(self) -> None:
         self._expected: int | None = None
         self._held: dict[int, bytes] = {}
+        self._since_us = 0
 
-    def push(self, packet: bytes) -> list[bytes]:
+    def push(self, packet: bytes, now_us: int) -> list[bytes]:
         """The packets that may be handed on now."""
         if len(packet) < 12:
             return []
@@ -270,14 +273,30 @@ class Reorder:
         if ahead > 4 * REORDER_MAX:
             self._held.clear()
             self._expected = sequence
+        if not self._held:
+            self._since_us = now_us
         self._held[sequence] = packet
         if len(self._held) > REORDER_MAX:
-            expected = self._expected
-            self._expected = min(self._held, key=lambda number: (number - expected) & 0xFFFF)
-        found = []
-        while self._expected in self._held:
+            self._give_up()
+        return self._run(now_us)
+
+    def overdue(self, now_us: int) -> list[bytes]:
+        """The packets whose predecessor was waited for long enough; call it now and then."""
+        if not self._held or now_us - self._since_us < REORDER_WAIT_US:
+            return []
+        self._give_up()
+        return self._run(now_us)
+
+    def _give_up(self) -> None:
+        expected = self._expected or 0
+        self._expected = min(self._held, key=lambda number: (number - expected) & 0xFFFF)
+
+    def _run(self, now_us: int) -> list[bytes]:
+        found: list[bytes] = []
+        while self._expected is not None and self._expected in self._held:
             found.append(self._held.pop(self._expected))
             self._expected = (self._expected + 1) & 0xFFFF
+            self._since_us = now_us
         return found
 
 

@@ -277,6 +277,8 @@ class RtspSource:
             # What came together with the end is still handed out.
             self._ending = error
         now_us = self._clock.monotonic_us()
+        for packet in self._reorder.overdue(now_us):
+            self._assembler.feed(packet, 0, len(packet))
         if len(self._assembler.ready) > before:
             self._silence.seen(now_us)
         elif self._silence.silent(now_us):
@@ -286,8 +288,9 @@ class RtspSource:
             connection.report(rtp.receiver_report(self._ssrc))
 
     def _reordered(self, buf: bytes | bytearray, start: int, end: int) -> None:
-        for packet in self._reorder.push(bytes(buf[start:end])):
-            self._assembler.feed(packet, 0, len(packet))
+        packet = bytes(buf[start:end])
+        for ready in self._reorder.push(packet, self._clock.monotonic_us()):
+            self._assembler.feed(ready, 0, len(ready))
 
     def _rtcp(self, packet: bytes) -> None:
         report = rtp.sender_report(packet)

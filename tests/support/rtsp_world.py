@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import itertools
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from fractions import Fraction
@@ -98,6 +99,11 @@ class Watch:
             self.events += await self.media.events(0.2)
 
 
+def _threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("cam-", "sub-", "sample-", "probe-"))]
+
+
 @asynccontextmanager
 async def watching(settings: Settings, cameras: list[Camera]) -> AsyncIterator[Watch]:
     media = PyAvMedia(settings, CLOCK, spool_of(settings))
@@ -112,6 +118,7 @@ async def watching(settings: Settings, cameras: list[Camera]) -> AsyncIterator[W
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
         await media.close(GapReason.RECORDER_STOPPED)
+        await until(lambda: not _threads(), 4, "every thread of the media path ends")
 
 
 def camera(name: str, server: RtspServer, mount: str | None = None, **source: Any) -> Camera:

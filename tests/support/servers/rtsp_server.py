@@ -93,6 +93,7 @@ class Mount:
         self.mode = spec.get("mode", "play")
         self.rtcp, self.skew_s = spec.get("rtcp", "right"), float(spec.get("skew_s", 0))
         self.source: Any = None
+        self.sessions: list[Any] = []
         self.started_us = self.base_ns = self.index = self.sent = 0
         self.waiting_key = True
         self.last_key: AccessUnit | None = None
@@ -123,7 +124,9 @@ class Mount:
         self.server.rtsp.get_mount_points().add_factory("/" + self.name, factory)
 
     def _configure(self, _factory: Any, media: Any) -> None:
-        media.connect("prepared", self._prepared)
+        # Reports must be in our hands before the first one is sent: at "prepared" it may be.
+        self.sessions.clear()
+        media.connect("target-state", self._take_reports)
         source = media.get_element().get_child_by_name("src")
         if source is None or self.clip is None:
             return
@@ -139,10 +142,11 @@ class Mount:
         if self.source is source:
             self.source = None
 
-    def _prepared(self, media: Any) -> None:
+    def _take_reports(self, media: Any, _state: int) -> None:
         for number in range(media.n_streams()):
             session = media.get_stream(number).get_rtpsession()
-            if session is not None:
+            if session is not None and session not in self.sessions:
+                self.sessions.append(session)
                 session.set_property("rtcp-min-interval", Gst.SECOND)
                 session.connect("on-sending-rtcp", self._rtcp)
 

@@ -120,10 +120,21 @@ def test_reordered_datagrams_leave_in_order(random: object, lost: int) -> None:
     if lost:
         shuffled.remove(made[lost])
     reorder = rtp.Reorder()
-    found = [packet for sent in shuffled for packet in reorder.push(sent)]
+    found = [packet for sent in shuffled for packet in reorder.push(sent, 0)]
     wanted = [packet for packet in made if not lost or packet != made[lost]]
     assert found == wanted[: len(found)]
     assert len(found) >= (99 if lost and lost < 30 else 100 if not lost else 0)
+
+
+def test_a_lost_datagram_of_a_slow_stream_is_not_waited_for_long() -> None:
+    made = packets([[nal(1, 5, Codec.H264)] for _ in range(4)], Codec.H264)
+    reorder = rtp.Reorder()
+    assert reorder.push(made[0], 0) == [made[0]]
+    assert reorder.push(made[2], 1_000) == []
+    assert reorder.overdue(100_000) == []
+    assert reorder.overdue(101_000) == [made[2]]
+    assert reorder.push(made[1], 102_000) == []
+    assert reorder.push(made[3], 103_000) == [made[3]]
 
 
 @pytest.mark.parametrize("start", [0, 2**32 - 6_000])
