@@ -6,7 +6,8 @@ Below `spool/<recorder>/`:
 - `new/<id>.json` then `new/<id>.mp4`: a filed segment. The sidecar goes first; the video's arrival
   in `new/` files it. A sidecar without its video is not filed yet.
 - `new/<id>.gap.json`: a filed gap.
-- `bad/`: set aside with a `<name>.reason` text. Never deleted by the program.
+- `bad/`: set aside with a `<name>.reason` text, which stays. A video there is footage: the archive
+  removes it at its expiry, unless a hold covers it.
 - `state/<camera>.json`: up to when the camera's time is accounted for (recorded or a gap).
 - `epoch`: the last epoch this recorder used.
 

@@ -41,7 +41,7 @@ class ArchiveService:
         async with asyncio.TaskGroup() as group:
             if self._role in ("all", "spool"):
                 group.create_task(self._run_spool(stop))
-                group.create_task(self.relay.run(stop))
+                group.create_task(self._run_relay(stop))
                 group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
             if self._role in ("all", "index"):
@@ -56,14 +56,24 @@ class ArchiveService:
             idle_s=self._settings.archive.scan_interval_s,
         )
 
+    async def _run_relay(self, stop: Stop) -> None:
+        """The relay, begun again should it meet an error that it does not know."""
+        backoff = runtime.Backoff(0.2, 10.0)
+        while not stop.is_set:
+            try:
+                await self.relay.run(stop)
+            except Exception:
+                self._log.exception("outbox failed")
+                await stop.sleep(self._platform.clock, backoff.next_s())
+
     async def _every(self, stop: Stop, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while not stop.is_set:
             try:
                 await work()
             except LamppostError as error:
                 self._log.warning("waits", cause=str(error))
-            except OSError as error:
-                self._log.warning("spool not readable", cause=str(error))
+            except Exception:
+                self._log.exception("failed")
             await stop.sleep(self._platform.clock, seconds)
 
 

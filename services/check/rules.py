@@ -21,6 +21,8 @@ FORBIDDEN = frozenset(
 )
 """Words that no table or column may be named with."""
 UNFINISHED = ".unfinished"
+LONGEST_US = 3_600 * 1_000_000
+"""No segment is longer, so a set-aside video is due by then at the latest."""
 
 
 async def sessions(context: Context) -> None:
@@ -105,6 +107,27 @@ async def leftovers(context: Context) -> None:
             2, f"A recording begun over 24 h ago was never filed: {path.name}.",
             "Start its recorder: it repairs and files what it finds.",
         )  # fmt: skip
+
+
+async def set_aside(context: Context) -> None:
+    """Damaged or refused videos in the spool are footage too, and expire."""
+    folders = await asyncio.to_thread(
+        lambda: [recorder / "bad" for recorder in _folders(context.spool)]
+    )
+    for path in await asyncio.to_thread(_old, context, folders):
+        if path.suffix != ".mp4":
+            continue
+        start_us, camera_id = int(path.name[:20]), path.stem[21:-37]
+        expires = retention.expires_at_us(start_us + LONGEST_US, context.newest)
+        facts = Facts(camera_id, start_us, start_us + LONGEST_US, expires, 0)
+        holds = context.holds_of(facts)
+        if retention.protection(facts, holds, context.now_us)[0] is not Protection.NONE:
+            continue
+        if retention.due_since_us(facts, holds) <= context.now_us - LATE_US:
+            context.notes.add(
+                4, f"The set-aside video {path.name} is there over 24 h after its expiry.",
+                "Start the archive: it removes them at their expiry.", camera=camera_id,
+            )  # fmt: skip
 
 
 def _folders(root: Path) -> list[Path]:

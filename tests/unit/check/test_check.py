@@ -340,6 +340,15 @@ def test_4_a_sighting_that_outlived_its_footage(world: World) -> None:
     named(world.check("presence"), 4, "Sighting s")
 
 
+def test_4_a_set_aside_video_that_outlived_its_expiry(world: World) -> None:
+    for start_us in (PURGED_US, FRESH_US, HELD_US):
+        name = f"{start_us:020d}-cam-{segment(start_us).id}.mp4"
+        (world.state / "spool" / "local" / "bad" / name).write_bytes(b"damaged")
+    report = world.check("presence")
+    named(report, 4, f"{PURGED_US:020d}")
+    assert report.counts == {4: 1}
+
+
 # 5: nothing unexpired is deleted
 
 
