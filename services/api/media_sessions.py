@@ -21,7 +21,7 @@ from services.api import auth, media_queries
 from services.api.access import Action, Resource, Subject, Why, decide
 from shared import audit, intervals, log, metrics
 from shared.audit import Actor, Entry
-from shared.clock import SECOND_US, Clock
+from shared.clock import HOUR_US, SECOND_US, Clock
 from shared.db import Database
 from shared.domain import Camera, Purpose
 from shared.errors import Kind, LamppostError
@@ -33,6 +33,8 @@ MAX_INTERVALS = 100
 """Intervals named in a close record; beyond them the smallest holes between are filled."""
 SWEEP_INTERVAL_S = 2.0
 SWEEP_BATCH = 100
+KEEP_US = HOUR_US
+"""How long after a session's expiry this process remembers what it sent."""
 
 
 class SessionKind(StrEnum):
@@ -72,14 +74,14 @@ class MediaSession(NamedTuple):
 
 @dataclass(slots=True)
 class _Delivered:
-    """What was sent since the last write, and everything sent, of one session."""
+    """The instants sent, and what of it is not in the database yet, of one session."""
 
     spans: list[Interval] = field(default_factory=list)
     unwritten: list[Interval] = field(default_factory=list)
     unwritten_bytes: int = 0
-    total_bytes: int = 0
     sending: int = 0
     closed: bool = False
+    forget_at_us: int = 0
 
 
 class MediaSessions:
@@ -162,14 +164,18 @@ class MediaSessions:
         found = self._delivered.get(session.id)
         return found is None or not found.closed
 
+    def _of(self, session: MediaSession) -> _Delivered:
+        found = self._delivered.setdefault(session.id, _Delivered())
+        found.forget_at_us = session.expires_at_us + KEEP_US
+        return found
+
     def begin(self, session: MediaSession) -> None:
         """A response starts; the sweep leaves the session open until `end`."""
-        self._delivered.setdefault(session.id, _Delivered()).sending += 1
+        self._of(session).sending += 1
 
     def sent(self, session: MediaSession, span: Interval | None, size: int) -> None:
         """Bytes that show [start, end), or no picture (None), were handed to the client."""
-        found = self._delivered.setdefault(session.id, _Delivered())
-        found.total_bytes += size
+        found = self._of(session)
         found.unwritten_bytes += size
         if span is not None:
             found.spans = _bounded(intervals.union([*found.spans, span]))
@@ -210,8 +216,11 @@ class MediaSessions:
             found = self._delivered.get(session_id)
             if found is None or not found.sending:
                 closed += await self.close(session_id)
+        now = self._clock.now_us()
         for session_id, found in list(self._delivered.items()):
-            if found.closed and not found.sending and not found.unwritten_bytes:
+            # Another process may have closed it: its rows are right, only this memory is left.
+            over = found.closed or now >= found.forget_at_us
+            if over and not found.sending and not found.unwritten_bytes:
                 del self._delivered[session_id]
         return closed
 
