@@ -113,19 +113,17 @@ async def sign_in(context: ApiContext, request: Request, name: str, password: st
     auth.check_same_origin(request, required=False)
     platform = context.platform
     address = request.client.host if request.client else "local"
-    keys = (f"name:{name[:100]}", f"address:{address}")
-    context.logins.check(*keys)
+    context.logins.begin(name, address)
     async with platform.database.read() as connection:
         row = await queries.user_by_name(connection, name)
     usable = row is not None and not row["disabled"]
     stored = row["password_hash"] if row is not None and usable else None
     if not await auth.verify_password(stored, password) or row is None:
-        context.logins.failed(*keys)
         await _record_failure(context, request, row["id"] if row is not None else "")
         raise LamppostError(
             Kind.UNAUTHENTICATED, "Name or password is wrong.", fix="Check both and try again."
         )
-    context.logins.succeeded(keys[0])
+    context.logins.succeeded(name, address)
     token = secrets.token_urlsafe(32)
     now_us = platform.clock.now_us()
     async with platform.database.write() as connection:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.api import pagination, times
+from shared import log
 from shared.domain import Role
 from shared.errors import Kind, LamppostError
+from shared.settings import Log
 from tests.support.api import EVERY_ROLE, HONG_KONG, WHY, opened
 
 NASTY_TEXT = ["", " ", "\0", "a\0b", "\x7f", "é" * 300, "x" * 5_000, "../../etc/passwd", "%00", "'"]
@@ -140,8 +144,15 @@ async def test_an_unexpected_error_tells_its_request_id_and_nothing_else(
             raise RuntimeError("secret internals")
 
         monkeypatch.setattr("services.api.queries.cameras", broken)
-        reply = await person.get("/v1/cameras")
+        written = io.StringIO()
+        log.configure(Log(format="json"), stream=written)
+        try:
+            reply = await person.get("/v1/cameras")
+        finally:
+            structlog.reset_defaults()
         assert reply.status_code == 500
+        assert reply.json()["request_id"] in written.getvalue()
+        assert "secret internals" in written.getvalue(), "the cause is in the log"
         assert "internals" not in reply.text
         assert reply.json()["request_id"] == reply.headers["x-request-id"]
 
