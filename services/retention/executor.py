@@ -14,6 +14,7 @@ Each step may be the last before a crash, and each is safe to do again:
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from shared.bus import Message
 from shared.db import holds as stored_holds
 from shared.db.rows import facts_of
 from shared.domain import Hold
+from shared.errors import Kind, LamppostError
 from shared.messages import SEGMENTS, SegmentPurged
 from shared.platform import Platform
 from shared.retention import MIN_UNCERTAINTY_US, Facts, Protection
@@ -61,13 +63,15 @@ class Executor:
         self._journal = journal
         self._worker = worker
         self._may_delete = may_delete
+        self.failed: list[str] = []
+        """Claims that could not be finished for a reason of their own, since it was emptied."""
 
     async def run(self, planned: PlannedClaim, policy_version: int) -> int:
         """Claim and purge; how many segments are gone."""
         if not self._may_delete():
             return 0
         claim = await self.claim(planned, policy_version)
-        return await self.finish(claim) if claim is not None else 0
+        return await self._try_to_finish(claim) if claim is not None else 0
 
     async def resume(self) -> int:
         """Finish what a crash left: this worker's claims, and others' whose lease is over."""
@@ -81,7 +85,7 @@ class Executor:
             async with self._platform.database.read() as connection:
                 rows = await queries.claimed_rows(connection, row["id"])
             _log.info("resuming a purge", claim=row["id"], segments=len(rows))
-            purged += await self.finish(
+            purged += await self._try_to_finish(
                 Claim(
                     row["id"],
                     row["camera_id"],
@@ -144,13 +148,24 @@ class Executor:
             )
         ]
 
+    async def _try_to_finish(self, claim: Claim) -> int:
+        """One claim with a fault of its own must not stop the others; a store that is away does."""
+        try:
+            return await self.finish(claim)
+        except LamppostError as error:
+            if error.retryable:
+                raise
+            _log.error("a claim cannot be finished", claim=claim.id, cause=str(error))
+            self.failed.append(f"claim {claim.id}: {error}")
+            return 0
+
     async def finish(self, claim: Claim) -> int:
         """Bytes, journal, rows; how many segments this call brought to their end."""
         await delete_bytes(self._platform.blobs, [row["key"] for row in claim.rows])
         gone_us = self._platform.clock.now_us()
         tombstone = self._tombstone(claim, gone_us) if claim.rows else None
         if tombstone is not None:
-            await asyncio.to_thread(self._journal.append, tombstone)
+            await asyncio.to_thread(self._write_down, tombstone)
         async with self._platform.database.write([claim.camera_id]) as connection:
             if await queries.has_tombstone(connection, claim.id):
                 return 0  # another worker finished the same claim
@@ -166,6 +181,17 @@ class Executor:
         metrics.RETENTION_PURGED.inc(tombstone.segment_count)
         metrics.RETENTION_PURGED_BYTES.inc(tombstone.size_bytes)
         return tombstone.segment_count
+
+    def _write_down(self, tombstone: Tombstone) -> None:
+        try:
+            self._journal.append(tombstone)
+        except OSError as error:
+            kind = Kind.FULL if error.errno == errno.ENOSPC else Kind.UNAVAILABLE
+            raise LamppostError(
+                kind,
+                f"The journal of tombstones cannot be written: {error.strerror}.",
+                fix="Look at the disk of the state folder; the purge goes on by itself.",
+            ) from error
 
     def _tombstone(self, claim: Claim, gone_us: int) -> Tombstone:
         segments = tuple(

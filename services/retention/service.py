@@ -100,7 +100,8 @@ class RetentionService:
         policy = await self._policy_in_force()
         if (cause := await self._breaker_cause()) is not None:
             return Outcome(0, "breaker", cause)
-        await self._tags.run(policy)
+        await self._follow_holds(policy)
+        self._executor.failed.clear()
         purged = await self._executor.resume()
         after: tuple[int, str, str] | None = None
         while True:
@@ -114,7 +115,16 @@ class RetentionService:
             if after is None:
                 break
         await self._sweep()
+        if self._executor.failed:
+            return Outcome(purged, "error", "; ".join(self._executor.failed[:5]))
         return Outcome(purged)
+
+    async def _follow_holds(self, policy: Policy) -> None:
+        """Tags are for the store's backstop; the purge obeys the holds and does not wait."""
+        try:
+            await self._tags.run(policy)
+        except LamppostError as error:
+            self._log.warning("tags wait", cause=str(error))
 
     async def _policy_in_force(self) -> Policy:
         """The newest policy; the first run writes the settings' one if it is new. Settings that

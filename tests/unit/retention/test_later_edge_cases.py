@@ -317,3 +317,38 @@ async def test_edge_25_a_hold_on_the_seconds_before_midnight(w: World) -> None:
     await w.keep(report.hold.id, await expiry_of(w, over) + DAY_US)
     assert (await w.service().run_once()).purged == 0
     assert await w.live() == {over}
+
+
+async def test_one_claim_with_a_fault_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with world(tmp_path, NOON, claim_max=1) as w:
+        found = [str(await w.file("cam-1", local(NOON) + n * 60 * SECOND_US)) for n in range(3)]
+        right = w.blobs.delete
+
+        async def delete(keys: Any) -> None:
+            if any(found[1] in key for key in keys):
+                raise LamppostError(Kind.INVALID, "This key cannot be deleted.")
+            await right(keys)
+
+        w.blobs.delete = delete  # type: ignore[method-assign]
+        w.to(EXPIRY)
+        service = w.service()
+        outcome = await service.run_once()
+        assert (outcome.purged, outcome.stopped) == (2, "error")
+        assert "cannot be deleted" in outcome.detail
+        assert {row["id"] for row in await w.rows()} == {found[1]}
+        w.blobs.delete = right  # type: ignore[method-assign]
+        assert await service.run_once() == (1, "", "")
+
+
+async def test_a_journal_that_cannot_be_written_keeps_the_rows(civil: World) -> None:
+    w = civil
+    await w.file("cam-1", NOON)
+    w.to(EXPIRY)
+    service = w.service()
+    folder = w.settings.state_dir / "tombstones"
+    folder.write_text("in the way")
+    outcome = await service.run_once()
+    assert outcome.stopped == "error" and "journal" in outcome.detail
+    assert len(await w.rows()) == 1 and await w.rows(tables.tombstone) == []
+    folder.unlink()
+    assert (await service.run_once()).purged == 1
