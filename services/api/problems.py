@@ -158,7 +158,9 @@ def install(app: FastAPI) -> None:
     async def on_ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, LamppostError)
         if error.status >= 500 and not error.retryable:
-            logger.error("request failed", path=request.url.path, cause=str(error))
+            # The route's template: the path itself may hold a media token.
+            route = getattr(request.scope.get("route"), "path", "unknown")
+            logger.error("request failed", route=route, cause=str(error))
         return of_error(request, error)
 
     async def on_validation(request: Request, error: Exception) -> Response:
