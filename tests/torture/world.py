@@ -202,7 +202,7 @@ class World:
 
     def _request(self, method: str, path: str, body: Any = None) -> httpx2.Response:
         with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10) as client:
-            headers = {"Authorization": f"Bearer {self._key}"}
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             return client.request(method, path, json=body, headers=headers)
 
 
