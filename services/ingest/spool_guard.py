@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from shared import log
 from shared.clock import SECOND_US, Clock
 from shared.domain import GapReason
 from shared.settings import Spool
@@ -56,6 +57,7 @@ class SpoolGuard:
         self._looked_us: int | None = None
         self._usage_us: int | None = None
         self._usage = 0
+        self._log = log.get("ingest.spool")
 
     def why_not(self) -> GapReason | None:
         """None when there is room, else why not: `spool_full` or `disk_low`."""
@@ -63,7 +65,7 @@ class SpoolGuard:
         with self._lock:
             if self._looked_us is None or now - self._looked_us >= SECOND_US:
                 self._looked_us = now
-                self._reason = self._look(now)
+                self._turn(self._look(now))
             return self._reason
 
     def wrote(self, size: int) -> None:
@@ -77,7 +79,17 @@ class SpoolGuard:
         with self._lock:
             self._refused = True
             self._looked_us = self._clock.monotonic_us()
-            self._reason = GapReason.SPOOL_FULL
+            self._turn(GapReason.SPOOL_FULL)
+
+    def _turn(self, reason: GapReason | None) -> None:
+        """Take in an answer; a person is told when recording stops or may go on."""
+        if reason is not self._reason:
+            if reason is None:
+                self._log.info("room in the spool again")
+            else:
+                fix = "Free disk space; recording goes on by itself."
+                self._log.error("no room in the spool", reason=reason.value, fix=fix)
+        self._reason = reason
 
     def _look(self, now: int) -> GapReason | None:
         stopped = self._reason is not None
