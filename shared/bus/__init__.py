@@ -77,7 +77,8 @@ class Consumer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Leave the group at once, so that others take over."""
+        """Leave the group at once, so that others take over; where that cannot be said, they notice
+        the silence."""
         ...
 
 

@@ -141,13 +141,18 @@ class EmbeddedConsumer:
         self._wake.set()
 
     async def close(self) -> None:
-        """Leave the group at once. May be called twice."""
+        """Leave the group at once. May be called twice. Where the log cannot be written nothing is
+        raised: the others see the silence and take over."""
         if self._closed:
             return
         await self.drop()
-        if (me := self._me) is not None:
+        if (me := self._me) is None:
+            return
+        try:
             await self._bus.durable.write(lambda c: groups.leave(c, me))
-            self._bus.notify()
+        except LamppostError as error:
+            self._log.warning("left without saying so", group=me.group, cause=str(error))
+        self._bus.notify()
 
     async def drop(self) -> None:
         """Stop without leaving, as a killed process does."""
