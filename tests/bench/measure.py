@@ -156,7 +156,12 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subproce
     """Start a program whose output goes to a file."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            list(command), cwd=ROOT, env=dict(env), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            list(command),
+            cwd=ROOT,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
         )
 
 
