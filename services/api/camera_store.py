@@ -104,6 +104,16 @@ async def change_camera(
     return after
 
 
+async def tell_again(platform: Platform, camera_id: str) -> bool:
+    """Tell the recorders of a camera as it is now; false when there is none. No change and no
+    audit record: it says what was said before."""
+    async with platform.database.write([camera_id]) as connection:
+        camera = await queries.camera(connection, camera_id)
+        if camera is not None:
+            await _tell(connection, camera, platform.clock.now_us())
+    return camera is not None
+
+
 async def _tell(connection: AsyncConnection, camera: Camera, now_us: int) -> None:
     """The recorders learn of it from topic `cameras`, through the outbox."""
     message = outbox.event(

@@ -20,6 +20,7 @@ from services.api.app import create_app
 from services.api.camera_store import SERVICE
 from services.api.context import ApiContext
 from services.api.recorders import RecorderDirectory
+from services.api.retelling import Retelling
 from shared import log
 from shared.errors import Kind, LamppostError
 from shared.outbox import Relay
@@ -87,6 +88,7 @@ class ApiService:
                 Relay(self._platform, SERVICE).run(context.stop), name="api.outbox"
             ),
             asyncio.create_task(context.media.run(context.stop), name="api.media"),
+            asyncio.create_task(Retelling(self._platform).run(context.stop), name="api.retelling"),
             asyncio.create_task(Accountant(context).run(context.stop), name="api.accounting"),
         ]
         waiting = asyncio.create_task(stop.wait(), name="api.stop")

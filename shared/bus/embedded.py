@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared import ids, log, metrics
-from shared.bus import Consumer, Message, Partition, Start, log_table
+from shared.bus import Consumer, Message, Partition, Start, damage, log_table
 from shared.bus.consumer import EmbeddedConsumer
 from shared.bus.frames import RING_BYTES, FrameFolder
 from shared.bus.groups import Member
@@ -58,11 +58,11 @@ class EmbeddedBus:
     async def open(
         cls, path: Path, *, clock: Clock, partitions: int, session_timeout_s: float
     ) -> EmbeddedBus:
-        """Open or make the files; INVALID when they were made with other partitions."""
-        durable = await Store.open(path, "FULL")
+        """Open or make the files; INVALID when they were made with other partitions. A damaged log
+        is moved aside and made anew; CORRUPT when another process has it open."""
         folder = FrameFolder(path)
+        durable = await _open_log(path, folder, partitions, clock.now_us())
         try:
-            await durable.write(lambda c: _check_partitions(c, partitions))
             frames = await Store.open(await asyncio.to_thread(folder.acquire), "OFF")
         except BaseException:
             await durable.close()
@@ -197,6 +197,39 @@ class EmbeddedBus:
     def _check_open(self) -> None:
         if self._closed:
             raise LamppostError(Kind.CLOSED, "The bus is closed.")
+
+
+async def _open_log(path: Path, folder: FrameFolder, partitions: int, now_us: int) -> Store:
+    """The durable store, read through where recording depends on it."""
+
+    async def attempt() -> Store:
+        store = await Store.open(path, "FULL")
+        try:
+            await store.write(lambda c: _check_partitions(c, partitions))
+            await store.read(damage.read_vital)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    found = await asyncio.to_thread(damage.file_id, path)
+    cause = "It was found damaged while it was in use."
+    if not await asyncio.to_thread(damage.is_marked, path):
+        try:
+            return await attempt()
+        except LamppostError as error:
+            if error.kind is not Kind.CORRUPT:
+                raise
+            cause = error.message
+    aside = await asyncio.to_thread(damage.set_aside, path, found, folder.lock_path, now_us)
+    if aside is not None:
+        log.get("bus").error(
+            "the bus was damaged and is made anew",
+            cause=cause,
+            aside=aside.name,
+            lost="events of the last 24 hours that were told already; no footage and no row",
+        )
+    return await attempt()
 
 
 def find(name: str) -> Topic:

@@ -30,15 +30,15 @@ class FrameFolder:
 
     def __init__(self, bus_path: Path, memory: Path = MEMORY) -> None:
         self._beside = bus_path.with_name(bus_path.name + ".frames")
-        self._lock_path = bus_path.with_name(bus_path.name + ".frames.lock")
+        self.lock_path = bus_path.with_name(bus_path.name + ".frames.lock")
         self._memory = memory
         self._fd: int | None = None
 
     def acquire(self) -> Path:
         """The path of the frame store's file; its folder exists and is private to this user."""
         try:
-            self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+            self.lock_path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
             if _try_alone(self._fd):
                 self._start_afresh()
             fcntl.flock(self._fd, fcntl.LOCK_SH)
@@ -68,7 +68,7 @@ class FrameFolder:
 
     def _choose(self) -> Path:
         """Memory where there is room and nobody else can look in; else beside the log."""
-        digest = hashlib.sha256(str(self._lock_path.resolve()).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(str(self.lock_path.resolve()).encode()).hexdigest()[:16]
         folder = self._memory / f"lamppost-{os.geteuid()}-{digest}"
         try:
             if shutil.disk_usage(self._memory).free < NEEDED_BYTES:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from shared.bus import damage
 from shared.errors import Kind, LamppostError
 
 BUSY_TIMEOUT_S = 10.0
@@ -127,7 +128,10 @@ class Store:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except sqlite3.Error as error:
-            raise translate(error) from error
+            found = translate(error)
+            if found.kind is Kind.CORRUPT:
+                damage.mark(self.path)
+            raise found from error
         except OSError as error:
             raise LamppostError(Kind.UNAVAILABLE, f"The bus file is away: {error}.") from error
         except RuntimeError as error:
@@ -162,7 +166,7 @@ def translate(error: sqlite3.Error) -> LamppostError:
         return LamppostError(
             Kind.CORRUPT,
             f"The bus file is damaged: {text}.",
-            fix="Stop everything and move bus.db aside; then save each camera once more.",
+            fix="Start lamppost again: the file is moved aside and made anew. No footage is lost.",
         )
     if "full" in text:
         return LamppostError(Kind.FULL, "The disk of the bus is full.")
