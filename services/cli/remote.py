@@ -14,6 +14,7 @@ from shared.errors import STATUS, Kind, LamppostError
 from shared.settings import load
 
 TIMEOUT_S = 30.0
+MAX_ROWS = 20
 MAX_PAGES = 10_000
 
 
@@ -147,8 +148,7 @@ def check(answer: httpx2.Response) -> None:
         problem = {}
     kind = _kind(problem, answer.status_code)
     message = str(problem.get("detail") or problem.get("title") or "")
-    if errors := problem.get("errors"):
-        message += " " + "; ".join(_field(item) for item in errors[:5])
+    message = " ".join(filter(None, [message, _rows(problem.get("errors"))]))
     raise LamppostError(
         kind,
         message.strip() or f"The server answered {answer.status_code}.",
@@ -156,12 +156,15 @@ def check(answer: httpx2.Response) -> None:
     )
 
 
-def _field(item: Any) -> str:
-    if not isinstance(item, dict):
-        return str(item)
-    where = item.get("loc") or item.get("field") or item.get("pointer") or ""
-    where = ".".join(map(str, where)) if isinstance(where, list) else str(where)
-    return f"{where}: {item.get('msg') or item.get('message') or item.get('detail') or ''}"
+def _rows(errors: Any) -> str:
+    """What is wrong in which row of a file; other problems name their fields in their detail."""
+    rows = [item for item in errors or () if isinstance(item, dict) and "row" in item]
+    said = [
+        f"row {item['row']} {item.get('column') or ''}".rstrip() + f": {item.get('problem')}"
+        for item in rows[:MAX_ROWS]
+    ]
+    more = [f"{len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    return "; ".join([text.rstrip(".") for text in said] + more) + "." if rows else ""
 
 
 def _kind(problem: Mapping[str, Any], status: int) -> Kind:

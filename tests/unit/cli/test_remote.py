@@ -66,6 +66,33 @@ def test_a_problem_becomes_its_error(remote: Callable[[Handler], Remote]) -> Non
     assert str(caught.value) == "This footage is past its expiry. What is held, its officers see."
 
 
+def test_an_import_names_each_wrong_row(remote: Callable[[Handler], Remote]) -> None:
+    rows = [
+        {"row": 1, "column": "id", "problem": "too long"},
+        {"row": 6, "column": "", "problem": "wrong number of columns."},
+    ]
+    body = {"status": 422, "detail": "2 problems; nothing was imported.", "errors": rows}
+    with (
+        remote(lambda _: httpx2.Response(422, text=json.dumps(body))) as client,
+        pytest.raises(LamppostError) as caught,
+    ):
+        client.call("POST", "/v1/cameras:import", content=b"id")
+    assert caught.value.message == (
+        "2 problems; nothing was imported. row 1 id: too long; row 6: wrong number of columns."
+    )
+
+
+def test_wrong_fields_are_named_once(remote: Callable[[Handler], Remote]) -> None:
+    wrong = [{"at": "body.name", "problem": "Field required"}]
+    body = {"status": 422, "detail": "body.name: Field required.", "errors": wrong}
+    with (
+        remote(lambda _: httpx2.Response(422, text=json.dumps(body))) as client,
+        pytest.raises(LamppostError) as caught,
+    ):
+        client.call("POST", "/v1/cameras", body={})
+    assert caught.value.message == "body.name: Field required."
+
+
 @pytest.mark.parametrize(("status", "code"), [(401, 1), (422, 2), (503, 3), (502, 1), (429, 3)])
 def test_an_answer_without_a_body_still_has_an_exit_status(
     remote: Callable[[Handler], Remote], status: int, code: int
