@@ -156,11 +156,17 @@ async def test_the_number_of_partitions_is_fixed_by_the_first(tmp_path: Path) ->
     assert caught.value.kind is Kind.INVALID and "bus_partitions to 4" in caught.value.fix
 
 
-async def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
+async def test_a_damaged_file_that_others_have_open_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "bus.db").write_bytes(b"no database at all, but long enough to be one" * 50)
-    with pytest.raises(LamppostError) as caught:
-        await opened(tmp_path / "bus.db")
-    assert caught.value.kind is Kind.CORRUPT and caught.value.fix
+    other = FrameFolder(tmp_path / "bus.db", memory=tmp_path)
+    other.acquire()
+    try:
+        with pytest.raises(LamppostError) as caught:
+            await opened(tmp_path / "bus.db")
+        assert caught.value.kind is Kind.CORRUPT and caught.value.fix
+    finally:
+        other.release()
+    await (await opened(tmp_path / "bus.db")).close()
 
 
 async def test_publishes_are_bounded(bus: EmbeddedBus) -> None:
