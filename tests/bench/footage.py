@@ -1,4 +1,4 @@
-"""Footage of the benchmarks: a generated camera's clip, and segments of it as a recorder files them."""
+"""Footage of the benchmarks: a generated clip, and segments of it as a recorder files them."""
 
 from __future__ import annotations
 

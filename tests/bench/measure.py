@@ -1,4 +1,4 @@
-"""What a side cost: CPU seconds and memory of whole process trees, and ratios of interleaved rounds.
+"""What a side cost: CPU seconds and memory of process trees, and ratios of interleaved rounds.
 
 Figures of one machine mean little elsewhere; the ratio of two sides that ran turn about does, so a
 row reports the median of its rounds' ratios (docs/measured.md).

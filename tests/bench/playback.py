@@ -115,8 +115,8 @@ async def _record(folder: Path, stream: footage.Stream, seconds: int) -> Store:
         await add_cameras(platform, settings, [camera])
         for number in range(RUNS):
             begin_us = start_us + number * (each_s + gap_s) * SECOND_US
-            for made in footage.record(stream, CAMERA, begin_us, pictures):
-                names.append(await store.archive(platform, made))
+            made = footage.record(stream, CAMERA, begin_us, pictures)
+            names += [await store.archive(platform, each) for each in made]
         key = await _person(platform)
     root = settings.path(settings.stores.blobs_dir)
     end_us = start_us + seconds * SECOND_US

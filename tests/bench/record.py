@@ -8,6 +8,7 @@ pictures are the same, so a recording is right when it is one unbroken walk thro
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -111,7 +112,7 @@ def _judge(row: Row, side: str, found: Outcome, walk: dict[str, int], plan: Plan
         row.expect(len(runs) == 1, f"{side}: {camera} has {len(runs)} runs")
         for run_ in runs:
             numbers = [walk.get(digest, -1) for digest in run_]
-            steps = [(b - a) % len(walk) for a, b in zip(numbers, numbers[1:], strict=False)]
+            steps = [(b - a) % len(walk) for a, b in itertools.pairwise(numbers)]
             wrong = sum(step != 1 for step in steps) + numbers.count(-1)
             row.expect(wrong == 0, f"{side}: {camera} has {wrong} breaks in {len(run_)} pictures")
             lengths.append(len(run_))
