@@ -1,7 +1,8 @@
 """Camera-status events as server-sent events, resumable (RFC: WHATWG HTML, "Server-sent events").
 
-The id of each event is the position in every partition of the bus, so a client that comes back with
-`Last-Event-ID` gets what it missed, as long as the topic keeps it (24 h). A stream lasts 15 minutes
+The id of each event, and of the stream's first line, is the position in every partition of the bus,
+so a client that comes back with `Last-Event-ID`, to this process or another, gets what it missed,
+as long as the topic keeps it (24 h). A stream lasts 15 minutes
 at most; then the client comes back by itself and its rights are judged anew.
 """
 
@@ -142,16 +143,16 @@ async def stream(granted: Granted, positions: dict[Partition, int] | None) -> As
     viewer = Viewer(granted)
     clock = context.clock
     deadline_us = clock.monotonic_us() + MAX_STREAM_US
-    resumed = dict(context.recorders.first_offsets) | positions if positions else None
+    # An id names every partition there was. One it does not name is new: nothing of it was seen.
     consumer = await context.platform.bus.consumer(
-        [CAMERA_STATUS.name], start="latest", positions=resumed
+        [CAMERA_STATUS.name], start="earliest" if positions else "latest", positions=positions
     )
     try:
-        yield b"retry: 2000\n\n"
-        if resumed is None:
+        where = dict(consumer.positions)
+        yield f"retry: 2000\nid: {write_positions(where)}\n\n".encode()
+        if positions is None:
             async for piece in _snapshot(viewer, context):
                 yield piece
-        where = dict(resumed or {})
         spoken_us = clock.monotonic_us()
         while not context.stop.is_set and clock.monotonic_us() < deadline_us:
             records = await consumer.poll(timeout_s=POLL_S)
@@ -160,7 +161,7 @@ async def stream(granted: Granted, positions: dict[Partition, int] | None) -> As
                 yield piece
             if clock.monotonic_us() - spoken_us > KEEP_ALIVE_US:
                 spoken_us = clock.monotonic_us()
-                yield b": still here\n\n"
+                yield f"id: {write_positions(where)}\n: still here\n\n".encode()
     finally:
         await consumer.close()
 

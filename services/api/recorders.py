@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shared import log, metrics
-from shared.bus import Bus, Consumer, Partition, Record
+from shared.bus import Bus, Consumer, Record
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 from shared.messages import (
@@ -44,9 +44,6 @@ class RecorderDirectory:
         self._cameras: dict[str, StatusChanged] = {}
         self._recorders: dict[str, RecorderStatus] = {}
         self._heard_us: dict[str, int] = {}
-        self.first_offsets: dict[Partition, int] = {}
-        """The first offset seen of each partition: where an event stream that has never seen a
-        partition resumes."""
         self._log = log.get("api.recorders")
 
     def state(self, camera_id: str) -> CameraState | None:
@@ -104,7 +101,6 @@ class RecorderDirectory:
     def take(self, records: list[Record]) -> None:
         """Apply records of the bus; an unreadable one is counted and set aside."""
         for record in records:
-            self.first_offsets.setdefault((record.topic, record.partition), record.offset)
             try:
                 self.apply(decode(record.value, StatusEvent))  # type: ignore[arg-type]
             except LamppostError as error:

@@ -55,6 +55,11 @@ class Consumer(Protocol):
         """The partitions that are this member's now; changes only inside `poll`."""
         ...
 
+    @property
+    def positions(self) -> Mapping[Partition, int]:
+        """The next offset of each assigned partition: where a reader resumes that comes back."""
+        ...
+
     async def poll(self, max_records: int = 500, timeout_s: float = 1.0) -> list[Record]:
         """The next records, waiting up to `timeout_s` for the first; empty when none came."""
         ...

@@ -59,6 +59,10 @@ class EmbeddedConsumer:
     def assignment(self) -> frozenset[Partition]:
         return self._assignment
 
+    @property
+    def positions(self) -> Mapping[Partition, int]:
+        return dict(self._positions)
+
     async def begin(self) -> None:
         """Join the group, or take every partition."""
         if self._me is None:

@@ -144,6 +144,18 @@ class BusLogContract:
         reader = await bus.consumer(["camera-status"], start="latest", positions=positions)
         assert values(await drain(reader)) == ["3"]
 
+    async def test_a_reader_knows_its_place_before_the_first_record(self, harness: Harness) -> None:
+        bus = await harness.open()
+        await bus.publish(status("a", "1", "2"))
+        reader = await bus.consumer(["camera-status"], start="latest")
+        positions = reader.positions
+        assert positions.keys() == reader.assignment
+        assert sum(positions.values()) == 2
+        await bus.publish([*status("a", "3"), *status("b", "1")])
+        again = await bus.consumer(["camera-status"], start="latest", positions=positions)
+        assert sorted(values(await drain(again))) == ["1", "3"]
+        assert sum(again.positions.values()) == 4
+
     async def test_seeking_to_the_beginning_reads_again(self, harness: Harness) -> None:
         bus = await harness.open()
         await bus.publish(status("a", "1", "2"))

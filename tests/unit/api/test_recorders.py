@@ -80,7 +80,6 @@ def test_an_unreadable_word_is_set_aside() -> None:
         ]
     )
     assert found.state("a") is not None
-    assert found.first_offsets == {(CAMERA_STATUS.name, 0): 7}
 
 
 @given(st.dictionaries(st.integers(0, 511), st.integers(0, 2**50), min_size=1, max_size=20))

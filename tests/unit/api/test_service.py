@@ -28,7 +28,7 @@ from tests.support.wait import until
 
 @asynccontextmanager
 async def running(
-    folder: Path,
+    folder: Path, name: str = "officer"
 ) -> AsyncIterator[tuple[Platform, service.ApiService, httpx2.AsyncClient, Stop]]:
     """A running api on a free port, and a client with every role but audit."""
     platform = await platform_in(folder, SystemClock())
@@ -40,12 +40,12 @@ async def running(
         await users.insert(
             connection,
             platform.clock.now_us(),
-            name="officer",
+            name=name,
             password_hash=NO_PASSWORD,
             roles=[Role.SYSADMIN, Role.OPERATOR],
             districts=["Mong Kok"],
         )
-    made = await keys.create_key(platform, user_name="officer")
+    made = await keys.create_key(platform, user_name=name)
     headers = {"Authorization": f"Bearer {made.token}"}
     try:
         async with httpx2.AsyncClient(base_url=api.url, headers=headers, timeout=10) as client:
@@ -106,11 +106,11 @@ async def read_events(
         async for line in reply.aiter_lines():
             if line.startswith("retry") and during is not None:
                 await during()
-            elif ": " in line and not line.startswith("retry"):
+            elif ": " in line and not line.startswith(("retry", ":")):
                 name, value = line.split(": ", 1)
                 current[name] = value
             elif not line and current:
-                found.append(current)
+                found += [current] if "data" in current else []
                 current = {}
             if len(found) >= wanted:
                 break
@@ -145,6 +145,26 @@ async def test_events_are_scoped_and_resumed(tmp_path: Path) -> None:
         await platform.bus.publish([message])
         [missed] = await asyncio.wait_for(read_events(client, 1, last_id=first["id"]), 15)
         assert (missed["event"], json.loads(missed["data"])["gap_id"]) == ("camera.gap", "g1")
+
+
+async def test_a_client_that_heard_nothing_resumes_after_a_restart(tmp_path: Path) -> None:
+    """The stream names its place at once: its first event may come while the api is away."""
+    names = {"mk-1", "mk-2", "mk-3"}
+    source = Source(url="rtsp://h/x")
+    cameras = [Camera(id=name, name=name, source=source, district="Mong Kok") for name in names]
+    async with running(tmp_path) as (platform, api, client, _):
+        await camera_store.add_cameras(platform, api.context.settings, cameras)
+        async with client.stream("GET", "/v1/events/camera-status") as reply:
+            lines = reply.aiter_lines()
+            assert (await anext(lines)).startswith("retry: ")
+            place = (await anext(lines)).removeprefix("id: ")
+    assert len(place.split(".")) == 4
+    async with running(tmp_path, "second") as (platform, _, _, _):
+        for name in names:
+            await say(platform, name, RecordingState.RECORDING)
+    async with running(tmp_path, "third") as (_, _, client, _):
+        found = await asyncio.wait_for(read_events(client, 3, last_id=place), 15)
+    assert {json.loads(each["data"])["camera_id"] for each in found} == names
 
 
 async def test_a_stop_ends_open_streams_within_three_seconds(tmp_path: Path) -> None:
