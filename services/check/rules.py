@@ -140,7 +140,7 @@ def _old(context: Context, folders: list[Path]) -> list[Path]:
     for folder in folders:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             begun = path.name.partition("-")[0]
-            if path.suffix not in ("", ".mp4") or not begun.isdigit():
+            if path.suffix not in ("", ".mp4") or not (begun.isascii() and begun.isdecimal()):
                 continue
             if int(begun) < context.now_us - LATE_US:
                 found.append(path)

@@ -142,5 +142,5 @@ def _windows(recorder: Path) -> Iterator[tuple[str, Interval]]:
         yield camera_id, (found.start_us, found.end_us)
     for path in (recorder / "tmp").glob("*.mp4"):
         start = path.name[:20]
-        if start.isdigit():
+        if start.isascii() and start.isdecimal():
             yield path.stem[21:-37], (int(start), int(start) + SLACK_US)

@@ -128,15 +128,17 @@ class Connection:
         name, _, rest = reply.headers.get("session", "").partition(";")
         self._session = name.strip()
         seconds = rest.partition("timeout=")[2].strip()
-        timeout = int(seconds) if seconds.isdigit() and int(seconds) > 1 else DEFAULT_SESSION_S
+        stated = wire.whole_number(seconds) or 0
+        timeout = stated if stated > 1 else DEFAULT_SESSION_S
         self._keep_alive_us = min(timeout * SECOND_US // 2, KEEP_ALIVE_MAX_S * SECOND_US)
         fields = wire.transport_fields(reply.headers.get("transport", ""))
         if self._udp is not None:
             self._udp.meet(fields.get("server_port", ""))
         else:
-            low, _, high = fields.get("interleaved", "0-1").partition("-")
-            if low.isdigit():
-                self._channels = (int(low), int(high) if high.isdigit() else int(low) + 1)
+            first, _, second = fields.get("interleaved", "0-1").partition("-")
+            low, high = wire.whole_number(first), wire.whole_number(second)
+            if low is not None:
+                self._channels = (low, low + 1 if high is None else high)
         session = wire.control_url(self._base, "*")
         self.request("PLAY", session, {"Range": "npt=0.000-"}, deadline)
         self._next_keep_alive_us = self._clock.monotonic_us() + self._keep_alive_us
@@ -200,7 +202,7 @@ class Connection:
         if message.reason == "TEARDOWN":
             raise ConnectionFailed("the camera ended the session")
         cseq = message.headers.get("cseq", "0")
-        if cseq.isdigit():
+        if wire.whole_number(cseq) is not None:
             self._write(f"RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n\r\n".encode())
 
     # Receiving.

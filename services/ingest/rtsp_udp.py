@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+from services.ingest.rtsp_wire import whole_number
+
 RECEIVE_BYTES = 4 * 1024 * 1024
 BATCH = 256
 PORT_TRIES = 50
@@ -25,9 +27,9 @@ class UdpPair:
 
     def meet(self, server_port: str) -> None:
         """The camera said from where it sends: a packet outwards opens firewalls on this side."""
-        first = server_port.split("-")[0]
-        if first.isdigit() and 0 < int(first) < 65_535:
-            self._peer_port = int(first)
+        first = whole_number(server_port.split("-")[0])
+        if first is not None and 0 < first < 65_535:
+            self._peer_port = first
             self._send(self.rtp, bytes((0x80, 0x60)) + bytes(10), self._peer_port)
 
     def packets(self) -> list[bytes]:

@@ -17,6 +17,7 @@ from services.ingest.camera_secrets import Credentials
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
+MAX_DIGITS = 18
 USER_AGENT = "Lamppost"
 _PARAMETER = re.compile(r'([a-zA-Z][\w-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 _HASHES = {"md5": hashlib.md5, "sha-256": hashlib.sha256}
@@ -62,6 +63,14 @@ class Url(NamedTuple):
         return cls(parts.hostname, port, tls, parts._replace(fragment="").geturl())
 
 
+def whole_number(text: str) -> int | None:
+    """The number a camera wrote, or None. `str.isdigit` would pass what `int` refuses, such as a
+    superscript two, and digits without end."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > MAX_DIGITS:
+        return None
+    return int(text)
+
+
 def parse_head(head: bytes) -> Reply:
     """A reply's or request's head (up to and without the empty line), body still missing."""
     lines = head.decode("utf-8", "replace").split("\r\n" if b"\r\n" in head else "\n")
@@ -69,9 +78,10 @@ def parse_head(head: bytes) -> Reply:
     if len(first) < 2:
         raise WireError("no status line")
     if first[0].startswith("RTSP/"):
-        if not first[1].isdigit():
+        code = whole_number(first[1])
+        if code is None:
             raise WireError("no status code")
-        status, reason = int(first[1]), first[2] if len(first) > 2 else ""
+        status, reason = code, first[2] if len(first) > 2 else ""
     elif len(first) == 3 and first[2].startswith("RTSP/"):
         status, reason = 0, first[0]
     else:
@@ -91,10 +101,10 @@ def parse_head(head: bytes) -> Reply:
 
 def body_length(reply: Reply) -> int:
     """Content-Length, within the limit."""
-    text = reply.headers.get("content-length", "0")
-    if not text.isdigit() or int(text) > MAX_BODY_BYTES:
+    length = whole_number(reply.headers.get("content-length", "0"))
+    if length is None or length > MAX_BODY_BYTES:
         raise WireError("a body of unusable length")
-    return int(text)
+    return length
 
 
 class Authorizer:
@@ -234,13 +244,13 @@ def _video(head: str, lines: list[str]) -> VideoTrack:
         if name == "a=rtpmap":
             parts = value.strip().split("/")
             encoding = parts[0].upper()
-            if len(parts) > 1 and parts[1].isdigit() and int(parts[1]) > 0:
-                clock_hz = int(parts[1])
+            clock_hz = (whole_number(parts[1]) if len(parts) > 1 else None) or clock_hz
         elif name == "a=fmtp":
             pairs = (item.strip().partition("=") for item in value.split(";"))
             fmtp = {key.strip().lower(): val.strip() for key, _, val in pairs if key}
+    kind = whole_number(payload)
     return VideoTrack(
-        payload=int(payload) if payload.isdigit() else 96,
+        payload=96 if kind is None else kind,
         encoding={"HEVC": "H265"}.get(encoding, encoding),
         clock_hz=clock_hz,
         control=_attribute(lines, "control"),

@@ -342,7 +342,7 @@ class FileBlobs:
         count = 0
         for path in list(self._unfinished.iterdir()):
             begun = path.name.partition("-")[0]
-            if path.name in self._live or not begun.isdigit():
+            if path.name in self._live or not (begun.isascii() and begun.isdecimal()):
                 continue
             if int(begun) < older_than_us:
                 path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.ingest import rtsp_wire
@@ -162,6 +162,9 @@ def test_a_read_is_interrupted_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=300))
+@example("²".encode("latin-1"))
+@example(b"RTSP/1.0 \xb2 OK")
+@example(b"9" * 5_000)
 def test_heads_and_descriptions_of_garbage_are_refused_or_read(data: bytes) -> None:
     for head in (data, b"RTSP/1.0 200 OK\r\n" + data):
         try:
