@@ -147,7 +147,9 @@ def make_venv(uv: str) -> str:
 
 
 def install_packages(uv: str, goal: str) -> str:
-    with_retries([*pip_install(uv), "--require-hashes", "-r", LOCKS[goal]])
+    # Compiled now, while a progress bar runs, and not by each process of the first start.
+    compiled = [*pip_install(uv), "--compile-bytecode"]
+    with_retries([*compiled, "--require-hashes", "-r", LOCKS[goal]])
     return goal
 
 
