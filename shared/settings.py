@@ -104,7 +104,6 @@ class Ingest(Section):
     retry_max_s: float = Field(2.0, gt=0, description="Longest back-off between two attempts.")
     retry_refused_s: float = Field(60.0, gt=0, description="Back-off after refused credentials.")
     status_interval_s: float = Field(5.0, gt=0, description="Seconds between status messages.")
-    live_buffer_s: float = Field(10.0, gt=0, description="Live fragments kept for late joiners.")
 
 
 class Archive(Section):

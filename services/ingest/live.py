@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 
 from services.ingest.media import FragmentWritten, OpenSegment
 from shared import metrics, spool
-from shared.clock import SECOND_US
 from shared.domain import Fragment, Segment
 from shared.errors import Kind, LamppostError
 
@@ -71,11 +70,10 @@ class Viewer:
 class CameraFeed:
     """One camera's open segment, its newest fragments, and its viewers."""
 
-    def __init__(self, buffer_s: float) -> None:
+    def __init__(self) -> None:
         self.segment: OpenSegment | None = None
         self.fragments: list[Fragment] = []
         self.viewers: set[Viewer] = set()
-        self._buffer_us = round(buffer_s * SECOND_US)
         self._recent: deque[tuple[Fragment, bytes]] = deque()
         self._bytes = 0
         self._end = 0
@@ -121,18 +119,16 @@ class CameraFeed:
         return viewer
 
     def _remember(self, fragment: Fragment, data: bytes) -> None:
-        """Keep what a late joiner needs: whole groups of pictures, within time and bytes."""
+        """Keep what a late joiner begins with, the newest group of pictures, within a limit: ten
+        seconds of 24 cameras would be 125 MB that nobody reads."""
+        if fragment.key:
+            self._recent.clear()
+            self._bytes = 0
         self._recent.append((fragment, data))
         self._bytes += len(data)
-        while self._bytes > MAX_BUFFER_BYTES or self._first_is_spare():
+        while self._bytes > MAX_BUFFER_BYTES:
             _, old = self._recent.popleft()
             self._bytes -= len(old)
-
-    def _first_is_spare(self) -> bool:
-        """Older than the buffer keeps, and not what the newest joiner would begin with."""
-        if self._recent[-1][0].end_us - self._recent[0][0].end_us <= self._buffer_us:
-            return False
-        return any(item.key for item, _ in list(self._recent)[1:])
 
 
 def _continues(before: OpenSegment, after: OpenSegment) -> bool:
@@ -143,15 +139,14 @@ def _continues(before: OpenSegment, after: OpenSegment) -> bool:
 class LiveHub:
     """All cameras of this process."""
 
-    def __init__(self, buffer_s: float) -> None:
-        self._buffer_s = buffer_s
+    def __init__(self) -> None:
         self._feeds: dict[str, CameraFeed] = {}
         self._names: OrderedDict[str, str] = OrderedDict()
 
     def fragment(self, event: FragmentWritten) -> None:
         """About once a second a camera."""
         segment = event.segment
-        feed = self._feeds.setdefault(segment.camera_id, CameraFeed(self._buffer_s))
+        feed = self._feeds.setdefault(segment.camera_id, CameraFeed())
         self.name(segment.id, spool.item_name(segment.camera_id, segment.start_us, segment.id))
         feed.take(event)
 

@@ -57,7 +57,7 @@ class IngestService:
         recorder = settings.instance
         self._book = StatusBook(self._clock, recorder, media.epoch)
         self._gauge = SpoolGauge(spool.new, self._clock)
-        self._hub = LiveHub(settings.ingest.live_buffer_s)
+        self._hub = LiveHub()
         self._out = Outgoing(platform.bus, self._clock, recorder, self._frame_done)
         self.membership = Membership(
             platform.bus,

@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.spool = RecorderSpool(root, "recorder-1")
-        self.hub = LiveHub(10.0)
+        self.hub = LiveHub()
         self.probed: list[Camera] = []
         self.probing: asyncio.Event | None = None
         self.url = ""
