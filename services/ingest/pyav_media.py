@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from services.ingest import repair
 from services.ingest.file_source import FileSource
 from services.ingest.media import FragmentWritten, FrameSampled, MediaEvent, SegmentFiled
@@ -101,6 +103,28 @@ def _weight(event: MediaEvent) -> int:
     return len(event.jpeg) if isinstance(event, FrameSampled) else 0
 
 
+def _source_at(
+    camera: Camera, settings: Settings, clock: Clock, url: str, resume_us: int | None
+) -> PacketSource:
+    """By the scheme of the address."""
+    scheme = url.partition(":")[0].lower()
+    if scheme == "file":
+        there = msgspec.structs.replace(camera.source, url=url)
+        return FileSource(msgspec.structs.replace(camera, source=there), settings, clock, resume_us)
+    if scheme in ("rtsp", "rtsps"):
+        from services.ingest.rtsp_source import RtspSource
+
+        return RtspSource(camera, settings, clock, url)
+    raise SourceError(
+        GapReason.HOST_NOT_ALLOWED, "the address begins with none of rtsp, rtsps, file", 60.0
+    )
+
+
+def _sub_source(camera: Camera, settings: Settings, clock: Clock, url: str) -> PacketSource:
+    """A sub stream: it is looked at, not recorded, so it resumes nothing."""
+    return _source_at(camera, settings, clock, url, None)
+
+
 class PyAvMedia:
     """The MediaPath of one recorder process. `epoch` is this life's assignment epoch."""
 
@@ -138,18 +162,8 @@ class PyAvMedia:
         self._logger = log.get("ingest")
 
     def _source(self, camera: Camera) -> PacketSource:
-        """By the scheme of the address."""
-        scheme = camera.source.url.partition(":")[0].lower()
-        if scheme == "file":
-            resume_us = self._spool.accounted_until(camera.id)
-            return FileSource(camera, self._settings, self._clock, resume_us)
-        if scheme in ("rtsp", "rtsps"):
-            from services.ingest.rtsp_source import RtspSource
-
-            return RtspSource(camera, self._settings, self._clock, camera.source.url)
-        raise SourceError(
-            GapReason.HOST_NOT_ALLOWED, "the address begins with none of rtsp, rtsps, file", 60.0
-        )
+        resume_us = self._spool.accounted_until(camera.id)
+        return _source_at(camera, self._settings, self._clock, camera.source.url, resume_us)
 
     def _sampler(self, camera: Camera, emit: Callable[[FrameSampled], None]) -> Sampling | None:
         from services.ingest.sampler import Sampler
@@ -157,7 +171,15 @@ class PyAvMedia:
         def drop(reason: str) -> None:
             metrics.FRAMES_DROPPED.labels(reason).inc()
 
-        return Sampler(camera, self._settings, self._clock, emit, drop, epoch=self.epoch)
+        return Sampler(
+            camera,
+            self._settings,
+            self._clock,
+            emit,
+            drop,
+            open_sub=_sub_source,
+            epoch=self.epoch,
+        )
 
     @property
     def dropped(self) -> int:
