@@ -7,6 +7,7 @@ nothing to show; its footage comes through the archive later.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -17,13 +18,23 @@ import msgspec
 from services.api.recorders import RecorderDirectory
 from services.api.timeline import Recorded
 from shared import log
+from shared.clock import SECOND_US
 from shared.domain import Segment
 from shared.errors import Kind, LamppostError
 
 MAX_OTHERS = 32
 """Recorders asked besides the camera's own: one may still hold what it recorded before a move."""
 MAX_LIST_BYTES = 16 * 1024 * 1024
+MAX_PAGES = 8
+"""Answers of one recorder to one question: each holds a thousand segments or 12 MB of sidecars."""
+REMEMBERED_US = 10 * SECOND_US
+"""How long an answer about the past is good for. A playlist is read every few seconds, and a range
+with seconds that nobody recorded would ask every recorder each time."""
+PAST_US = 30 * SECOND_US
+"""How long a range is over before answers about it are remembered."""
+MAX_REMEMBERED = 256
 TIMEOUT = httpx2.Timeout(5.0, connect=1.0)
+CUT_HEADER = "X-Lamppost-Truncated"
 PIECE_BYTES = 256 * 1024
 
 
@@ -49,6 +60,9 @@ class RecorderClient:
         self._key = internal_key
         self._transport = transport
         self._made: httpx2.AsyncClient | None = None
+        self._remembered: OrderedDict[tuple[str, int, int], tuple[int, tuple[Recorded, ...]]] = (
+            OrderedDict()
+        )
         self._log = log.get("api.recorders")
 
     @property
@@ -78,12 +92,43 @@ class RecorderClient:
 
     async def segments(self, camera_id: str, start_us: int, end_us: int) -> list[Recorded]:
         """What the recorders hold of the camera's [start, end)."""
-        answers = await asyncio.gather(
-            *(self._list(url, camera_id, start_us, end_us) for url in self._urls(camera_id))
-        )
-        return [item for answer in answers for item in answer]
+        asked = camera_id, start_us, end_us
+        now_us = self._directory.clock.monotonic_us()
+        if (known := self._remembered.get(asked)) and now_us - known[0] < REMEMBERED_US:
+            return list(known[1])
+        answers = await asyncio.gather(*(self._list(url, *asked) for url in self._urls(camera_id)))
+        found = [item for items, _ in answers for item in items]
+        over = end_us < self._directory.clock.now_us() - PAST_US
+        if over and all(whole for _, whole in answers):
+            self._remembered.pop(asked, None)
+            self._remembered[asked] = now_us, tuple(found)
+            while len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return found
 
-    async def _list(self, url: str, camera_id: str, start_us: int, end_us: int) -> list[Recorded]:
+    async def _list(
+        self, url: str, camera_id: str, start_us: int, end_us: int
+    ) -> tuple[list[Recorded], bool]:
+        """What one recorder holds of the range, page by page, and whether that is everything."""
+        found: dict[str, Recorded] = {}
+        for _ in range(MAX_PAGES):
+            page = await self._page(url, camera_id, start_us, end_us)
+            if page is None:
+                return list(found.values()), False
+            listed, more = page
+            found.update((item.segment.id, item) for item in listed)
+            filed = [item.segment.start_us for item in listed if not item.growing]
+            if not more or not filed or filed[-1] <= start_us:
+                return list(found.values()), not more
+            # The last one comes again: what begins together with it must not be passed over.
+            start_us = filed[-1]
+        self._log.error("a recorder holds too much to list", camera=camera_id)
+        return list(found.values()), False
+
+    async def _page(
+        self, url: str, camera_id: str, start_us: int, end_us: int
+    ) -> tuple[list[Recorded], bool] | None:
+        """One answer, and whether there is more."""
         try:
             answer = await self._client.get(
                 f"{url}/internal/segments",
@@ -91,16 +136,13 @@ class RecorderClient:
             )
             if answer.status_code != 200 or len(answer.content) > MAX_LIST_BYTES:
                 self._log.warning("recorder refused a listing", status=answer.status_code)
-                return []
+                return None
             listed = _listed.decode(answer.content)
         except (httpx2.HTTPError, msgspec.MsgspecError) as error:
             self._log.warning("recorder cannot be asked", cause=type(error).__name__)
-            return []
-        return [
-            _recorded(item, url)
-            for item in listed
-            if item.camera_id == camera_id and item.fragments
-        ]
+            return None
+        own = [item for item in listed if item.camera_id == camera_id and item.fragments]
+        return [_recorded(item, url) for item in own], CUT_HEADER in answer.headers
 
     async def stream(
         self, url: str, segment_id: str, offset: int, size: int

@@ -39,7 +39,7 @@ class RecorderDirectory:
 
     def __init__(self, bus: Bus, clock: Clock, *, status_interval_s: float = 5.0) -> None:
         self._bus = bus
-        self._clock = clock
+        self._clock = self.clock = clock
         self._stale_us = round(3 * status_interval_s * SECOND_US) + 2 * SECOND_US
         self._cameras: dict[str, StatusChanged] = {}
         self._recorders: dict[str, RecorderStatus] = {}
