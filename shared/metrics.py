@@ -61,6 +61,13 @@ ARCHIVE_FAILURES = _counter(
     "lamppost_archive_failures", "Spool items not filed, by kind.", ("kind",)
 )
 
+ORPHANS = _counter(
+    "lamppost_orphans", "Objects without a row that were adopted or removed.", ("outcome",)
+)
+ORPHANS_LEFT = _gauge(
+    "lamppost_orphans_left", "Objects without a row that can be neither, at the last walk."
+)
+
 RETENTION_OVERDUE = _gauge("lamppost_retention_overdue_segments", "Due for over 24 h, not purged.")
 RETENTION_DUE = _gauge("lamppost_retention_due_segments", "Past expiry, not held, not purged yet.")
 RETENTION_PURGED = _counter("lamppost_retention_purged_segments", "Segments purged.")

@@ -58,6 +58,25 @@ def remove_lonely_sidecars(root: Path) -> int:
     return count
 
 
+def waits_in_spool(root: Path, name: str) -> bool:
+    """Whether a recorder or the archive still has the video in hand."""
+    return any(
+        (folder / f"{name}.mp4").exists()
+        for part in ("tmp", "new")
+        for folder in _folders(root, part)
+    )
+
+
+def size_aside(root: Path, name: str) -> int | None:
+    """The size of a video that was set aside; None when it was not."""
+    for folder in _folders(root, "bad"):
+        try:
+            return (folder / f"{name}.mp4").stat().st_size
+        except FileNotFoundError:
+            continue
+    return None
+
+
 def videos_aside(root: Path) -> list[Aside]:
     """Every video in `bad/`, with the best that is known of its times."""
     found = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,10 +17,12 @@ from shared.db import rows, tables
 from shared.domain import Gap
 from shared.intervals import Interval
 from shared.retention import Policy
+from shared.tombstones import unpack_segments
 
 _segment, _gap, _ledger = tables.segment, tables.gap, tables.ledger_day
 SEGMENT, GAP = _segment, _gap
 ROUNDS = 8
+CHUNK = 500
 _SPAN = (
     _segment.c.id,
     _segment.c.camera_id,
@@ -230,3 +233,31 @@ async def upsert_sightings(connection: AsyncConnection, found: Sequence[dict[str
     await connection.execute(
         insert.on_conflict_do_update(index_elements=["id"], set_=changed), list(found)
     )
+
+
+async def known_keys(connection: AsyncConnection, keys: Collection[str]) -> set[str]:
+    """Which objects have a row, whatever its state."""
+    found: set[str] = set()
+    wanted = sorted(keys)
+    for first in range(0, len(wanted), CHUNK):
+        query = sa.select(_segment.c.key).where(_segment.c.key.in_(wanted[first : first + CHUNK]))
+        found.update((await connection.execute(query)).scalars())
+    return found
+
+
+async def is_purged(
+    connection: AsyncConnection, camera_id: str, day: date, segment_id: str
+) -> bool:
+    """Whether a tombstone says that the segment's purge is done."""
+    stone = tables.tombstone
+    query = sa.select(stone.c.segments).where(
+        stone.c.camera_id == camera_id, stone.c.recording_date == day
+    )
+    packed = (await connection.execute(query)).scalars()
+    return any(one.id == segment_id for data in packed for one in unpack_segments(data))
+
+
+async def camera_exists(connection: AsyncConnection, camera_id: str) -> bool:
+    """Whether there is or was such a camera: footage of a deleted one is still footage."""
+    query = sa.select(tables.camera.c.id).where(tables.camera.c.id == camera_id)
+    return await connection.scalar(query) is not None

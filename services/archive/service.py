@@ -11,6 +11,7 @@ from typing import Literal
 
 from services.archive.commit import SERVICE
 from services.archive.index import SightingIndexer
+from services.archive.reconcile import Reconciler
 from services.archive.spooler import SpoolArchiver
 from shared import log, outbox, runtime
 from shared.errors import LamppostError
@@ -35,6 +36,7 @@ class ArchiveService:
         self._log = log.get("archive")
         self.relay = outbox.Relay(platform, SERVICE)
         self.spool = SpoolArchiver(platform, settings, self.relay)
+        self.reconciler = Reconciler(platform, settings, self.spool.committer)
         self.index = SightingIndexer(platform, settings)
 
     async def run(self, stop: Stop) -> None:
@@ -42,6 +44,7 @@ class ArchiveService:
             if self._role in ("all", "spool"):
                 group.create_task(self._run_spool(stop))
                 group.create_task(self._run_relay(stop))
+                group.create_task(self.reconciler.run(stop))
                 group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
             if self._role in ("all", "index"):

@@ -15,10 +15,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from services.archive import filing, leftovers, queries
+from services.archive import filing, leftovers
 from services.archive.commit import Committer, Outcome, holds_of
+from services.archive.doubts import Doubts
 from services.archive.filing import Refused
 from shared import doubt, log, metrics, outbox, retention
 from shared.blobs import HELD, STANDARD
@@ -59,7 +58,7 @@ class SpoolArchiver:
     ) -> None:
         self._platform = platform
         self._settings = settings
-        self._committer = Committer(platform, settings, relay)
+        self.committer = Committer(platform, settings, relay)
         self.root = settings.path(settings.spool.dir)
         self._reader = reader or SpoolReader(self.root)
         self._log = log.get("archive.spool")
@@ -67,7 +66,7 @@ class SpoolArchiver:
         self._slots = asyncio.Semaphore(settings.archive.workers)
         self._strikes: dict[str, int] = {}
         self._waiting: set[str] = set()
-        self._started = platform.clock.now_us(), platform.clock.monotonic_us()
+        self._doubts = Doubts(platform, settings)
 
     async def run_once(self) -> bool:
         """Take up to `BATCH` items through all steps; whether there were any. Raises, after the
@@ -115,23 +114,9 @@ class SpoolArchiver:
     async def _rules(self, loaded: Sequence[Loaded]) -> tuple[Policy, list[Hold], doubt.Doubt]:
         segments = [one.segment for one in loaded if one.segment is not None]
         async with self._platform.database.read() as connection:
-            policy = await self._committer.policy(connection)
+            policy = await self.committer.policy(connection)
             holds = await holds_of(connection, segments)
-            return policy, holds, await self._doubt(connection)
-
-    async def _doubt(self, connection: AsyncConnection) -> doubt.Doubt:
-        """Whether the time may be wrong: then nothing is called late (edge case 14)."""
-        clock = self._platform.clock
-        readings = doubt.Readings(
-            wall_us=clock.now_us(),
-            monotonic_us=clock.monotonic_us(),
-            started_wall_us=self._started[0],
-            started_monotonic_us=self._started[1],
-            database_us=await self._platform.database.now_us(),
-            newest_commit_us=await queries.newest_commit_us(connection),
-        )
-        limit_us = round(self._settings.retention.max_clock_error_s * SECOND_US)
-        return doubt.judge(readings, limit_us)
+            return policy, holds, await self._doubts.judge(connection)
 
     # One item up to its commit
 
@@ -210,7 +195,7 @@ class SpoolArchiver:
         if not outcomes:
             return []
         try:
-            await self._committer.commit(outcomes)
+            await self.committer.commit(outcomes)
             return list(outcomes)
         except LamppostError as error:
             if _passes(error):
@@ -218,7 +203,7 @@ class SpoolArchiver:
         done: list[Outcome] = []
         for outcome in outcomes:
             try:
-                await self._committer.commit([outcome])
+                await self.committer.commit([outcome])
                 done.append(outcome)
             except LamppostError as error:
                 if _passes(error):
@@ -233,7 +218,7 @@ class SpoolArchiver:
             return Outcome(outcome.item, aside=reason)
         gap = filing.lost_gap(outcome.accepted.segment, GapReason.SEGMENT_DAMAGED, reason)
         lost = Outcome(outcome.item, gap=gap, aside=reason)
-        await self._committer.commit([lost])
+        await self.committer.commit([lost])
         return lost
 
     # After the commit
@@ -279,9 +264,9 @@ class SpoolArchiver:
             return
         cameras = {one.camera_id for one in aside}
         async with self._platform.database.write(sorted(cameras)) as connection:
-            if await self._doubt(connection):
+            if await self._doubts.judge(connection):
                 return
-            policy = await self._committer.policy(connection)
+            policy = await self.committer.policy(connection)
             holds = await stored_holds.load(connection, cameras=cameras)
             now_us = self._platform.clock.now_us()
             due = []
