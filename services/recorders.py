@@ -27,6 +27,7 @@ from shared.messages import CAMERAS
 from shared.runtime import Backoff, Stop
 from shared.settings import NOT_SETTINGS, PREFIX, Settings
 
+COMMAND = ("run", "ingest")
 KILL_AFTER_S = 4.0
 HEALTHY_S = 30.0
 PARENT_POLL_S = 1.0
@@ -127,7 +128,7 @@ class Recorder:
     async def _run_once(self, stop: Stop) -> int | None:
         self.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "services", "run", "ingest", "--parent", str(os.getpid())),
+            *("-m", "services", *COMMAND, "--parent", str(os.getpid())),
             env=environment(self._settings, self.name, os.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -14,9 +14,10 @@ import msgspec
 from services import table
 from services.demo import Demo
 from services.logfile import LogFile
+from services.one import on_signals
 from services.statelock import StateLock
 from services.summary import Collector
-from services.supervisor import RunSummary, Supervisor, address, check_port, on_signals
+from services.supervisor import RunSummary, Supervisor, address, check_port
 from shared import log
 from shared.db import rows, tables
 from shared.domain import Camera, Role, Source
@@ -88,6 +89,7 @@ async def _sit(
     supervisor = Supervisor(settings, platform, logs)
     undo = on_signals(stop, supervisor.kill)
     try:
+        supervisor.begin(stop)
         await supervisor.prepare()
         if demo is not None:
             await seed(platform, settings, demo.cameras)
@@ -113,6 +115,8 @@ async def _sit(
             await asyncio.gather(showing, return_exceptions=True)
         return await supervisor.totals(end_us) if for_s is not None or as_json else None
     finally:
+        stop.set()
+        await supervisor.abandon()
         undo()
         await platform.close()
 

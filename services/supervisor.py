@@ -8,10 +8,8 @@ docs/architecture.md, "Five services".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import os
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
@@ -20,18 +18,16 @@ import sqlalchemy as sa
 
 from services import recorders, summary
 from services.logfile import LogFile
-from services.statelock import StateLock
+from services.one import IN_PROCESS, build, version
 from shared import log, metrics
 from shared.clock import SECOND_US, Clock
 from shared.db import tables
 from shared.errors import Kind, LamppostError
-from shared.platform import Platform, open_platform
-from shared.runtime import Backoff, Service, Stop
+from shared.platform import Platform
+from shared.runtime import Backoff, Stop
 from shared.settings import Settings
 from shared.spool import SpoolReader
 
-IN_PROCESS = ("archive", "retention", "api", "detect")
-SERVICES = ("ingest", *IN_PROCESS)
 RECORDERS_END_S = 4.2
 DRAIN_S = 0.3
 DRAIN_PATIENT_S = 15.0
@@ -39,7 +35,6 @@ SERVICES_END_S = 0.5
 SERVICES_END_PATIENT_S = 10.0
 TRIM_EVERY_S = 60.0
 PLAN_EVERY_S = 2.0
-LOCK_WAIT_S = 8.0
 
 
 class RunSummary(NamedTuple):
@@ -55,17 +50,6 @@ class RunSummary(NamedTuple):
     purged: int
     errors: int
     url: str
-
-
-def build(name: str, platform: Platform, settings: Settings) -> Service:
-    """A service by its name; the only place that turns names into services."""
-    if name not in SERVICES:
-        raise LamppostError(
-            Kind.INVALID, f"There is no service {name!r}.", fix=f"One of: {', '.join(SERVICES)}."
-        )
-    module = importlib.import_module(f"services.{name}.service")
-    service: Service = module.build(platform, settings)
-    return service
 
 
 async def keep(
@@ -86,26 +70,6 @@ async def keep(
         if clock.monotonic_us() - started_us > recorders.HEALTHY_S * SECOND_US:
             backoff.reset()
         await stop.sleep(clock, backoff.next_s())
-
-
-def on_signals(stop: Stop, harder: Callable[[], None]) -> Callable[[], None]:
-    """First SIGINT, SIGTERM or SIGHUP: the stop. A second SIGINT: `harder`. Returns the undoing."""
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        if stop.is_set:
-            harder()
-        stop.set()
-
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
-
-    def undo() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-
-    return undo
 
 
 def check_port(settings: Settings) -> None:
@@ -143,6 +107,15 @@ class Supervisor:
         self._services_stop = Stop()
         self._started_us = self._clock.now_us()
 
+    def begin(self, stop: Stop) -> None:
+        """The first recorder, before all else: it needs the bus and nothing more, so footage does
+        not wait for a migration or for what the api imports."""
+        self._hire(stop)
+
+    async def abandon(self) -> None:
+        """End what `begin` began, when `run` will never come."""
+        await _end(self._recorder_tasks, RECORDERS_END_S)
+
     async def prepare(self) -> None:
         """The schema, and the policy that every expiry is stamped with."""
         await self.platform.database.migrate()
@@ -152,7 +125,7 @@ class Supervisor:
     async def run(self, stop: Stop) -> None:
         """Work until the stop, then stop everything in order."""
         self._started_us = self._clock.now_us()
-        metrics.BUILD_INFO.labels(_version(), "all").set(1)
+        metrics.BUILD_INFO.labels(version(), "all").set(1)
         for name in IN_PROCESS:
             self._start(name, self._service_of(name))
         self._start("status board", lambda: self.board.run(self.platform, self._services_stop))
@@ -192,12 +165,15 @@ class Supervisor:
             except LamppostError as error:
                 self._log.error("cannot plan recorders", cause=str(error))
                 wanted = max(1, len(self._recorders))
-            for number in range(len(self._recorders) + 1, wanted + 1):
-                name = recorders.recorder_name(number)
-                recorder = recorders.Recorder(name, self.settings, self._clock, self._logs)
-                self._recorders.append(recorder)
-                self._recorder_tasks.append(asyncio.create_task(recorder.run(stop), name=name))
+            while len(self._recorders) < wanted:
+                self._hire(stop)
             await stop.sleep(self._clock, PLAN_EVERY_S)
+
+    def _hire(self, stop: Stop) -> None:
+        name = recorders.recorder_name(len(self._recorders) + 1)
+        recorder = recorders.Recorder(name, self.settings, self._clock, self._logs)
+        self._recorders.append(recorder)
+        self._recorder_tasks.append(asyncio.create_task(recorder.run(stop), name=name))
 
     async def _camera_ids(self) -> Sequence[str]:
         table = tables.camera
@@ -275,33 +251,3 @@ async def _end(tasks: Sequence[asyncio.Task[None]], seconds: float) -> set[str]:
     if pending:
         await asyncio.wait(pending, timeout=0.2)
     return {task.get_name() for task in pending}
-
-
-def _version() -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("lamppost")
-    return "0"
-
-
-async def run_one(name: str, settings: Settings, parent: int | None) -> None:
-    """`lamppost run ingest` and the like: one service in this process."""
-    stop = Stop()
-    undo = on_signals(stop, lambda: os._exit(130))
-    lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{name}.lock", name)
-    try:
-        platform = await open_platform(settings)
-        clock = platform.clock
-        await asyncio.to_thread(lock.acquire_within, clock, LOCK_WAIT_S)
-        watching = (
-            asyncio.ensure_future(recorders.watch_parent(parent, stop, clock)) if parent else None
-        )
-        metrics.BUILD_INFO.labels(_version(), name).set(1)
-        try:
-            await build(name, platform, settings).run(stop)
-        finally:
-            if watching is not None:
-                watching.cancel()
-            await platform.close()
-    finally:
-        lock.release()
-        undo()

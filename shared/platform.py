@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -12,6 +15,9 @@ from shared.clock import Clock, SystemClock
 from shared.db import Database
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,13 @@ class Platform:
         await self.database.close()
 
 
-async def open_platform(settings: Settings, clock: Clock | None = None) -> Platform:
-    """Open the adapters that the settings name. Does not migrate."""
+async def open_platform(
+    settings: Settings, clock: Clock | None = None, *, database: bool = True
+) -> Platform:
+    """Open the adapters that the settings name. Does not migrate. `database=False` is for a process
+    that never uses one, such as a recorder: its first use there is INTERNAL."""
     from shared.blobs.files import FileBlobs
     from shared.bus.embedded import EmbeddedBus
-    from shared.db.sqlite import SqliteDatabase
 
     clock = clock or SystemClock()
     if settings.stores.database != "sqlite":
@@ -54,9 +62,41 @@ async def open_platform(settings: Settings, clock: Clock | None = None) -> Platf
             session_timeout_s=settings.stores.session_timeout_s,
         ),
         blobs=FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock),
-        database=SqliteDatabase(settings.state_dir / "lamppost.db", clock=clock),
+        database=_database(settings, clock) if database else NoDatabase(),
         internal_key=internal_key(settings.state_dir / "secrets" / "internal.key"),
     )
+
+
+def _database(settings: Settings, clock: Clock) -> Database:
+    # Only here: the driver is the heaviest import of all, and recorders do without.
+    from shared.db.sqlite import SqliteDatabase
+
+    return SqliteDatabase(settings.state_dir / "lamppost.db", clock=clock)
+
+
+class NoDatabase:
+    """Port `Database` of a process that has none."""
+
+    dialect = "none"
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise _none()
+
+    def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise _none()
+
+    async def now_us(self) -> int:
+        raise _none()
+
+    async def migrate(self) -> str:
+        raise _none()
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _none() -> LamppostError:
+    return LamppostError(Kind.INTERNAL, "This process has no database.")
 
 
 def internal_key(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 from services.cli import output
 from services.cli.times import parse_duration
-from shared import log
 from shared.errors import Kind, LamppostError
 from shared.settings import load
 
@@ -33,24 +31,21 @@ def run(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run everything under one supervisor, or one service."""
-    from services import session, supervisor
-
     settings = load()
     if service == "all":
+        from services import session
+
         session.run(settings, for_s=parse_duration(seconds) if seconds else None, as_json=as_json)
         return
-    if service not in supervisor.SERVICES:
+    from services import one
+
+    if service not in one.SERVICES:
         raise LamppostError(
             Kind.INVALID,
             f"There is no service {service!r}.",
-            fix=f"One of: all, {', '.join(supervisor.SERVICES)}.",
+            fix=f"One of: all, {', '.join(one.SERVICES)}.",
         )
-    log.configure(settings.log)
-    if parent is not None:
-        from services.recorders import end_with_parent
-
-        end_with_parent(parent)
-    asyncio.run(supervisor.run_one(service, settings, parent))
+    one.run(service, settings, parent)
 
 
 def demo(

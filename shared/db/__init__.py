@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection
+if TYPE_CHECKING:  # Recorders need no database, and should not pay for its driver.
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 class Database(Protocol):

@@ -1,0 +1,115 @@
+"""One service in one process: what `lamppost run all` starts as its children, and a person by hand.
+
+Imports little, because a recorder should be recording soon after its start: neither the command
+line nor a database driver, which a recorder never needs (docs/architecture.md, "Processes").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from services import recorders
+from services.statelock import StateLock
+from shared import log, metrics
+from shared.errors import Kind, LamppostError
+from shared.platform import Platform, open_platform
+from shared.runtime import Service, Stop
+from shared.settings import Settings, load
+
+IN_PROCESS = ("archive", "retention", "api", "detect")
+SERVICES = ("ingest", *IN_PROCESS)
+LOCK_WAIT_S = 8.0
+
+
+def build(name: str, platform: Platform, settings: Settings) -> Service:
+    """A service by its name; the only place that turns names into services."""
+    if name not in SERVICES:
+        raise LamppostError(
+            Kind.INVALID, f"There is no service {name!r}.", fix=f"One of: {', '.join(SERVICES)}."
+        )
+    module = importlib.import_module(f"services.{name}.service")
+    service: Service = module.build(platform, settings)
+    return service
+
+
+def on_signals(stop: Stop, harder: Callable[[], None]) -> Callable[[], None]:
+    """First SIGINT, SIGTERM or SIGHUP: the stop. A second SIGINT: `harder`. Returns the undoing."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        if stop.is_set:
+            harder()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+
+    def undo() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+    return undo
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("lamppost")
+    return "0"
+
+
+async def run_one(name: str, settings: Settings, parent: int | None) -> None:
+    """`lamppost run ingest` and the like: one service in this process."""
+    stop = Stop()
+    undo = on_signals(stop, lambda: os._exit(130))
+    lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{name}.lock", name)
+    try:
+        # A recorder starts, and goes on, whatever the database does.
+        platform = await open_platform(settings, database=name != "ingest")
+        clock = platform.clock
+        await asyncio.to_thread(lock.acquire_within, clock, LOCK_WAIT_S)
+        watching = (
+            asyncio.ensure_future(recorders.watch_parent(parent, stop, clock)) if parent else None
+        )
+        metrics.BUILD_INFO.labels(version(), name).set(1)
+        try:
+            await build(name, platform, settings).run(stop)
+        finally:
+            if watching is not None:
+                watching.cancel()
+            await platform.close()
+    finally:
+        lock.release()
+        undo()
+
+
+def run(name: str, settings: Settings, parent: int | None) -> None:
+    """Run it to its end. With a parent, end with it."""
+    log.configure(settings.log)
+    if parent is not None:
+        recorders.end_with_parent(parent)
+    asyncio.run(run_one(name, settings, parent))
+
+
+def recorder_parent(arguments: Sequence[str]) -> int | None:
+    """The parent's id, when the command line is the one by which a supervisor starts a recorder."""
+    if len(arguments) == 4 and list(arguments[:3]) == [*recorders.COMMAND, "--parent"]:
+        return int(arguments[3]) if arguments[3].isdigit() else None
+    return None
+
+
+def run_recorder(parent: int) -> int:
+    """A recorder under its supervisor, without the command line's costs; the exit status."""
+    try:
+        run("ingest", load(), parent)
+    except LamppostError as error:
+        log.get("recorder").critical("cannot run", kind=error.kind.value, cause=str(error))
+        return 1
+    return 0
