@@ -92,7 +92,9 @@ class Decoder:
         frames = list(context.decode(coded))
         if alone:
             frames += context.decode(None)
-            context.flush_buffers()
+            # One picture every few seconds: a decoder kept for it would hold its frames meanwhile,
+            # 9 MB a camera at 1080p.
+            self._context = None
         return [(frame, self._times.get(frame.pts or 0, packet)) for frame in frames]
 
     def reset(self) -> None:
