@@ -19,6 +19,20 @@ for name in list(os.environ):
         del os.environ[name]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that tests measured (`record_property("figure", text)`), for docs/measured.md."""
+    found = [
+        (report.nodeid.rpartition("/")[2], value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if found:
+        terminalreporter.section("figures")
+    for test, value in found:
+        terminalreporter.write_line(f"{test}: {value}")
+
+
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
     """A test that configures logs leaves nothing behind."""

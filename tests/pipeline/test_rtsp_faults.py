@@ -97,7 +97,9 @@ async def first_times(time_of: Callable[[str], int | None], limit_s: float) -> d
     return times
 
 
-async def test_faults_are_found_named_and_healed(clips: dict[str, Path], tmp_path: Path) -> None:
+async def test_faults_are_found_named_and_healed(
+    clips: dict[str, Path], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     settings = settings_for(tmp_path, segment_s=10)
     write_secret(settings, "officer:first")
     small = str(clips["small"])
@@ -123,7 +125,10 @@ async def test_faults_are_found_named_and_healed(clips: dict[str, Path], tmp_pat
             healed = await first_times(lambda name: watch.recording(name, mended_us), HEALED_S)
     found_s = {n: round((at - broken_us) / SECOND_US, 1) for n, at in found.items()}
     healed_s = {n: round((at - done_us) / SECOND_US, 1) for n, at in healed.items()}
-    print(f"found after {found_s} s; healed after {healed_s} s")
+    for name, reason in REASONS.items():
+        record_property(
+            "figure", f"{name} ({reason.value}): found {found_s[name]} s, healed {healed_s[name]} s"
+        )
     assert max(found_s.values()) <= FOUND_S, found_s
     assert max(healed_s.values()) <= HEALED_S, healed_s
     for name, reason in REASONS.items():

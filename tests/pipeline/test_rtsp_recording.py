@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,10 @@ def real(clips: dict[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 async def test_what_was_sent_is_what_is_recorded(
-    clips: dict[str, Path], real: dict[str, Path], tmp_path: Path
+    clips: dict[str, Path],
+    real: dict[str, Path],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     settings = settings_for(tmp_path, segment_s=4)
     files = {**real, "b": clips["b"], "h265": clips["h265"], "udp": clips["h265"]}
@@ -131,7 +134,11 @@ async def test_what_was_sent_is_what_is_recorded(
         )
         lines = (logs / f"{name}.jsonl").read_text().splitlines()
         sent = [json.loads(line)["vcl"] for line in lines]
-        assert_exact(name, sent, recorded_digests(own, str(spec["codec"])))
+        recorded = recorded_digests(own, str(spec["codec"]))
+        assert_exact(name, sent, recorded)
+        record_property(
+            "figure", f"{name}: {len(recorded)} pictures in {len(own)} segments as they were sent"
+        )
         assert_decodes(name, own)
         assert all(
             s.clock_source in (ClockSource.RTCP_SENDER_REPORT, ClockSource.RECEIPT) for s, _ in own
