@@ -5,6 +5,8 @@ Pictures go from YUV planes to JPEG without a detour over RGB. docs/architecture
 
 from __future__ import annotations
 
+import functools
+import threading
 from typing import NamedTuple
 
 import av
@@ -12,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from PIL import Image, ImageDraw
 
 from shared.domain import Mask
 
@@ -81,6 +82,22 @@ class Scaler:
         )
 
 
+class SharedScaler(Scaler):
+    """One for all streams that scale seldom: a scaler of 1080p pictures holds 2.4 MB of tables."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self._lock = threading.Lock()
+
+    def scale(self, frame: av.VideoFrame) -> Planes:
+        with self._lock:
+            return super().scale(frame)
+
+
+shared_scaler = functools.cache(SharedScaler)
+"""The process's scaler to this width."""
+
+
 def _plane(frame: av.VideoFrame, index: int, height: int, width: int) -> Plane:
     """A copy of one plane without its padding."""
     plane = frame.planes[index]
@@ -108,6 +125,9 @@ class Masker:
         planes.v[self._chroma] = GREY
 
     def _raster(self, width: int, height: int) -> None:
+        # Few cameras have a mask; the others' recorders do without the library.
+        from PIL import Image, ImageDraw
+
         image = Image.new("1", (width, height))
         draw = ImageDraw.Draw(image)
         for polygon in self._polygons:

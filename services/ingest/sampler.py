@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import av
 
-from services.ingest.frames import JpegMaker, Masker, Scaler
+from services.ingest.frames import JpegMaker, Masker, Scaler, shared_scaler
 from services.ingest.media import FrameSampled
 from services.ingest.motion import BackgroundGate, MotionGate
 from services.ingest.rtsp_source import RtspSource
@@ -134,7 +134,9 @@ class Sampler:
         self.epoch = epoch
         self._everything = camera.source.sub_url is not None or camera.sample_fps is not None
         self._pace = Pace(camera.sample_fps or settings.ingest.sample_fps)
-        self._scaler, self._jpeg = Scaler(settings.ingest.sample_width), JpegMaker()
+        width = settings.ingest.sample_width
+        self._scaler = Scaler(width) if self._everything else shared_scaler(width)
+        self._jpeg = JpegMaker()
         self._masker = Masker(camera.mask)
         self._decoder = Decoder()
         self._sequence = 0
