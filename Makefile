@@ -28,7 +28,7 @@ test: ## Install what is needed; unit, contract, pipeline and tidy tests (ARGS='
 # With CI=true a proof that cannot run fails with its reason instead of being skipped.
 prove: ## Recording proved on real footage and on the wire, with figures (needs LAMPPOST_DATA; minutes)
 	@$(BOOTSTRAP) test
-	CI=true $(PYTEST) $(PROOFS) $(ARGS)
+	@node=$$(setup/node.sh) && PATH="$$node:$$PATH" CI=true $(PYTEST) $(PROOFS) $(ARGS)
 
 torture: ## kill -9 at random moments, full disks, clock jumps (ARGS='--kills 100'; minutes)
 	@$(BOOTSTRAP) test

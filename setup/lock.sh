@@ -11,6 +11,7 @@ compile() {
 }
 compile requirements/tools.in -o requirements/tools.txt
 compile requirements/build.in -o requirements/build.txt
+compile requirements/node.in -o requirements/node.txt
 compile pyproject.toml -o requirements/run.txt
 compile pyproject.toml --extra test -o requirements/test.txt
 if grep -n '://' requirements/*.txt; then

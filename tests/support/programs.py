@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -13,11 +14,15 @@ def need(name: str, hint: str = "") -> str:
     """The program's path. Missing: the test is skipped with the reason; in CI it fails."""
     path = shutil.which(name)
     if path is None:
-        reason = f"{name} is not installed. {hint}".strip()
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unmet(f"{name} is not installed. {hint}".strip())
     return path
+
+
+def unmet(reason: str) -> NoReturn:
+    """What the test needs is not here: it is skipped with the reason; in CI it fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 async def output(*command: str, timeout_s: float = 60.0, cwd: str | None = None) -> str:

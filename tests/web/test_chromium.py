@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from shared.clock import SECOND_US
 from tests.support.http_server import serve
 from tests.support.media_store import CAMERA, START_US, Rig, encoded, record, rig
-from tests.support.programs import need, output
+from tests.support.programs import need, output, unmet
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
@@ -20,7 +20,12 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
 async def _driver() -> str:
     """playwright-core, installed from the lock where it is not yet; the path of node."""
-    node = need("node", "Node.js 20 or newer drives Chromium.")
+    node = need("node", "Node.js 20 or newer drives Chromium: setup/node.sh brings one.")
+    version = (await output(node, "--version")).strip()
+    if int(version.lstrip("v").split(".")[0]) < 20:
+        unmet(
+            f"Node.js {version} is too old for playwright-core: setup/node.sh brings a newer one."
+        )
     if not (HERE / "node_modules" / "playwright-core").is_dir():
         npm = need("npm", "npm comes with Node.js.")
         await output(npm, "ci", "--ignore-scripts", cwd=str(HERE), timeout_s=120)
