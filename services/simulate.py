@@ -39,7 +39,7 @@ from shared.db.sqlite import SqliteDatabase
 from shared.domain import Camera, ClockSource, Codec, Hold, HoldReason, Segment, Source
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
-from shared.settings import Settings
+from shared.settings import Settings, validated
 from shared.spool import Filed
 from shared.tombstones import unpack_segments
 
@@ -143,7 +143,7 @@ class Simulation:
 @asynccontextmanager
 async def opened(state: Path, options: Options) -> AsyncIterator[Town]:
     """A town on fresh stores below `state`."""
-    settings = Settings.model_validate(
+    settings = validated(
         {
             "state_dir": state,
             "site": {"timezone": options.timezone},

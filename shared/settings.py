@@ -196,6 +196,11 @@ def load(
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
             _put(values, name.removeprefix(PREFIX).lower().split("__"), _value(text))
     _merge(values, overrides or {})
+    return validated(values)
+
+
+def validated(values: Mapping[str, Any]) -> Settings:
+    """The settings of nested values; INVALID names each wrong one."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

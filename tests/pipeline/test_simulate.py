@@ -62,3 +62,20 @@ async def test_the_verdict_tells_what_is_wrong(tmp_path: Path) -> None:
 def test_unreasonable_wishes_are_refused(options: Options) -> None:
     with pytest.raises(LamppostError):
         Simulation(options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"timezone": "Nowhere/Land"}, "time zone"),
+        ({"retention_days": 31}, "retention.days"),
+        ({"retention_days": 0}, "retention.days"),
+    ],
+)
+async def test_what_cannot_be_simulated_is_refused_in_words(
+    tmp_path: Path, wrong: dict[str, object], said: str
+) -> None:
+    options = Options(days=1, state_dir=tmp_path, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(LamppostError, match=said):
+        async for _ in Simulation(options).run():
+            pass
