@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from rich.console import Console, Group
@@ -74,28 +74,54 @@ def heading(signs: Signs) -> Text:
     return text
 
 
-def cameras_table(cameras: Sequence[CameraFacts], timezone: str, limit: int) -> Table:
-    """One row a camera; those over `limit` are counted, not shown."""
+def cameras_table(
+    cameras: Sequence[CameraFacts], timezone: str, limit: int, width: int = 200
+) -> Table:
+    """One row a camera; those over `limit` are counted, not shown. What does not fit the width is
+    left out column by column: a figure that is cut says nothing."""
+    shown = {name: [_CELLS[name](item, timezone) for item in cameras[:limit]] for name in _CELLS}
+    names = _fitting({name: _width(name, cells) for name, cells in shown.items()}, width)
     grid = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for name in ("camera", "where"):
-        grid.add_column(name, no_wrap=True, overflow="ellipsis")
-    grid.add_column("state", no_wrap=True)
-    for name in ("recorded", "gaps 24 h", "a day", "oldest"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    for item in cameras[:limit]:
-        state = item.state + (f" ({item.reason})" if item.reason else "")
-        grid.add_row(
-            item.id,
-            item.name,
-            Text(state, style=_STATE_STYLE.get(item.state, "red")),
-            duration(item.recorded_us),
-            duration(item.gap_us) if item.gap_us else "-",
-            size(item.day_bytes) if item.day_bytes else "-",
-            when(item.oldest_us, timezone),
-        )
+    for name in names:
+        right = name not in ("camera", "where", "state")
+        grid.add_column(name, no_wrap=True, justify="right" if right else "left")
+    for row in zip(*(shown[name] for name in names), strict=True):
+        grid.add_row(*row)
     if len(cameras) > limit:
         grid.add_row(f"… and {len(cameras) - limit} more")
     return grid
+
+
+def _state(item: CameraFacts, _: str) -> Text:
+    state = item.state + (f" ({item.reason})" if item.reason else "")
+    return Text(state, style=_STATE_STYLE.get(item.state, "red"))
+
+
+_CELLS: Mapping[str, Callable[[CameraFacts, str], Text]] = {
+    "camera": lambda item, _: Text(item.id),
+    "where": lambda item, _: Text(item.name),
+    "state": _state,
+    "recorded": lambda item, _: Text(duration(item.recorded_us)),
+    "gaps 24 h": lambda item, _: Text(duration(item.gap_us) if item.gap_us else "-"),
+    "a day": lambda item, _: Text(size(item.day_bytes) if item.day_bytes else "-"),
+    "oldest": lambda item, zone: Text(when(item.oldest_us, zone)),
+}
+_LEFT_OUT = ("where", "a day", "oldest", "gaps 24 h")
+"""In this order, where the terminal is too narrow."""
+_SPACE = 2
+
+
+def _width(name: str, cells: Sequence[Text]) -> int:
+    return max([len(name), *(cell.cell_len for cell in cells)])
+
+
+def _fitting(widths: Mapping[str, int], width: int) -> list[str]:
+    names = list(widths)
+    for name in _LEFT_OUT:
+        if sum(widths[one] + _SPACE for one in names) - _SPACE <= width:
+            break
+        names.remove(name)
+    return names
 
 
 def when(us: int | None, timezone: str) -> str:
@@ -189,8 +215,13 @@ class Display:
             facts = await self._collector.collect()
         except LamppostError:
             return None
-        top = heading(self._signs)
-        bottom = footer(facts, self._signs.timezone, self._min_free_ratio)
-        used = top.plain.count("\n") + bottom.plain.count("\n") + 5
-        limit = max(3, self._console.height - used)
-        return Group(top, cameras_table(facts.cameras, self._signs.timezone, limit), Text(), bottom)
+        return picture(self._console, facts, self._signs, self._min_free_ratio)
+
+
+def picture(console: Console, facts: Facts, signs: Signs, min_free_ratio: float) -> Group:
+    """Everything, with as many cameras as leave the totals on the screen."""
+    width = console.width
+    top, bottom = heading(signs), footer(facts, signs.timezone, min_free_ratio)
+    used = sum(len(text.wrap(console, width)) for text in (top, bottom))
+    limit = max(1, console.height - used - 4)  # a heading, a line between, "and more", the cursor
+    return Group(top, cameras_table(facts.cameras, signs.timezone, limit, width), Text(), bottom)

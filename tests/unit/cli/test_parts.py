@@ -111,6 +111,46 @@ def test_the_table_shows_what_a_person_needs_and_fits_the_screen() -> None:
     assert "cam-05" not in text
 
 
+@pytest.mark.parametrize(
+    ("width", "whole", "dropped"),
+    [
+        (120, ("where", "Prince Edward Road West at Nathan Road", "oldest"), ()),
+        (80, ("recording", "1:02:03", "gaps 24 h", "5.0 GB", "18 Nov 19:06"), ("where",)),
+        (45, ("mk-princeedward-01", "recording", "1:02:03"), ("a day", "oldest")),
+    ],
+)
+def test_a_narrow_table_leaves_columns_out_and_cuts_none(
+    width: int, whole: tuple[str, ...], dropped: tuple[str, ...]
+) -> None:
+    console = Console(file=io.StringIO(), width=width, height=20, record=True)
+    long = (
+        _facts(1)
+        .cameras[0]
+        ._replace(id="mk-princeedward-01", name="Prince Edward Road West at Nathan Road")
+    )
+    console.print(table.cameras_table([long], "Asia/Hong_Kong", 5, width))
+    text = console.export_text()
+    assert all(part in text for part in whole), text
+    assert not any(part in text for part in (*dropped, "…")), text
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 24), (200, 60)])
+def test_the_totals_are_on_the_screen_whatever_its_size(width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height, record=True)
+    signs = table.Signs(
+        "http://127.0.0.1:8600",
+        ["First sign-in, one time only (every role):", "  http://127.0.0.1:8600/setup?token=xyz"],
+        ["Demo: every camera replays campus CCTV (vtest.avi); the places are illustrative."],
+        "Asia/Hong_Kong",
+        ".lamppost/logs/lamppost.log",
+    )
+    console.print(table.picture(console, _facts(15), signs, 0.1))
+    lines = console.export_text().splitlines()
+    assert len(lines) < height
+    assert "purged 11 segments" in " ".join(lines)
+
+
 def test_a_full_disk_and_silent_cameras_are_said_plainly() -> None:
     facts = _facts(2, disk_free=5_000_000_000)
     assert "Recording is stopped" in table.footer(facts, "UTC", 0.1).plain
