@@ -231,6 +231,23 @@ class RetentionMachine(RuleBasedStateMachine):
         if target > self.now:
             self.w.to(target)
 
+    # What matters most happens around an expiry. Chance alone seldom brings these steps together.
+
+    @precondition(lambda self: self.segments)
+    @rule(pick=st.integers(0, 1_000))
+    def hold_over_an_expiry(self, pick: int) -> None:
+        """A hold at the last moment, in force when the footage falls due."""
+        self.go_to_an_expiry(pick, -HOUR_US)
+        self.hold(pick, 1, 1, CAMERAS)
+        self.go_to_an_expiry(pick, 0)
+
+    @precondition(lambda self: self.segments)
+    @rule(pick=st.integers(0, 1_000), step=st.sampled_from(STEPS))
+    def crash_at_an_expiry(self, pick: int, step: str) -> None:
+        """The first purge of what has just fallen due does not live to its end."""
+        self.go_to_an_expiry(pick, 0)
+        self.crash_while_purging(step, 0)
+
     @rule()
     def purge(self) -> None:
         outcome = self.do(self.worker.run_once())
