@@ -153,12 +153,13 @@ def isolated(work: Callable[..., T], *arguments: Any) -> T:
 
 
 def spawn(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program whose output goes to a file."""
+    """Start a program whose output goes to a file. It may keep bytecode, as programs do."""
+    env = {name: value for name, value in env.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with log.open("ab") as file:
         return subprocess.Popen(
             list(command),
             cwd=ROOT,
-            env=dict(env),
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
