@@ -16,6 +16,10 @@ from typing import Protocol
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
+EARLIEST_US = 1_577_836_800_000_000
+"""2020-01-01: a wall clock before it was never set."""
+BACK_US = 10 * 60 * SECOND_US
+"""So far back a wall clock may be set and is followed: a correction, not a fault."""
 
 
 class Clock(Protocol):
@@ -52,6 +56,49 @@ class SystemClock:
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         return event.wait(max(0.0, seconds))
+
+
+class HeldClock:
+    """A clock for those who date footage: its wall time never falls far behind what it was.
+
+    A wall clock that is set far back, or was never set (before 2020, as on a machine without a
+    battery), would date footage so that it is deleted as expired once the clock is right. Then time
+    goes on by the monotonic clock: from the start of this process or, where that start already had
+    no date, from `floor_us`, the last time that is known. A step forward, and a small one back, are
+    followed. After a large step back that was right, restart the process (docs/retention.md,
+    "Doubt").
+    """
+
+    def __init__(self, clock: Clock, floor_us: int = 0) -> None:
+        self._clock = clock
+        wall_us = clock.now_us()
+        self._start_us = wall_us if wall_us >= EARLIEST_US else max(floor_us, EARLIEST_US)
+        self._mono_us = clock.monotonic_us()
+
+    @property
+    def held(self) -> bool:
+        """Whether the wall clock is not believed now."""
+        return self._is_behind(self._clock.now_us(), self._steady_us())
+
+    def now_us(self) -> int:
+        wall_us, steady_us = self._clock.now_us(), self._steady_us()
+        return steady_us if self._is_behind(wall_us, steady_us) else wall_us
+
+    def monotonic_us(self) -> int:
+        return self._clock.monotonic_us()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return self._clock.wait(event, seconds)
+
+    def _steady_us(self) -> int:
+        return self._start_us + self._clock.monotonic_us() - self._mono_us
+
+    @staticmethod
+    def _is_behind(wall_us: int, steady_us: int) -> bool:
+        return wall_us < EARLIEST_US or wall_us < steady_us - BACK_US
 
 
 class SimulatedClock:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shared.clock import EARLIEST_US
+
 
 class Readings(NamedTuple):
     """What the clocks say at one moment, UTC microseconds; None: could not be read."""
@@ -41,6 +43,8 @@ class Doubt(NamedTuple):
 def judge(readings: Readings, max_error_us: int) -> Doubt:
     """Compare the clocks; `max_error_us` is the disagreement that is still fine."""
     reasons: list[str] = []
+    if readings.wall_us < EARLIEST_US:
+        reasons.append("the wall clock is not set")
     if abs(readings.wall_us - readings.steady_us) > max_error_us:
         reasons.append("the wall clock moved against the monotonic clock since the start")
     if readings.database_us is None:

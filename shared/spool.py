@@ -108,11 +108,21 @@ class RecorderSpool:
 
     def next_epoch(self, now_us: int) -> int:
         """A number higher than any this recorder used: wall time, or one more than the last."""
-        path = self.dir / "epoch"
-        last = int(path.read_text("ascii")) if path.exists() else 0
-        epoch = max(now_us, last + 1)
-        write_atomic(path, str(epoch).encode())
+        epoch = max(now_us, self._last_epoch() + 1)
+        write_atomic(self.dir / "epoch", str(epoch).encode())
         return epoch
+
+    def _last_epoch(self) -> int:
+        path = self.dir / "epoch"
+        return int(path.read_text("ascii")) if path.exists() else 0
+
+    def last_known_us(self) -> int:
+        """The latest wall time that this recorder left a trace of; 0 before the first. For a start
+        without a clock: it is later than this."""
+        states = (read_state(self.state, path.stem) for path in self.state.glob("*.json"))
+        written = (path.stat().st_mtime_ns // 1_000 for path in self.tmp.glob("*.mp4"))
+        known = (state.until_us for state in states if state is not None)
+        return max((self._last_epoch(), *known, *written))
 
     def open_path(self, camera_id: str, start_us: int, segment_id: str) -> Path:
         """Where a new segment is written."""

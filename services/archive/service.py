@@ -6,6 +6,7 @@ Both roles are loops that never end on an error: they wait with back-off and go 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -14,7 +15,8 @@ from services.archive.index import SightingIndexer
 from services.archive.reconcile import Reconciler
 from services.archive.spooler import SpoolArchiver
 from shared import log, outbox, runtime
-from shared.errors import LamppostError
+from shared.clock import EARLIEST_US, HeldClock
+from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
@@ -35,7 +37,9 @@ class ArchiveService:
         self._role = role
         self._log = log.get("archive")
         self.relay = outbox.Relay(platform, SERVICE)
-        self.spool = SpoolArchiver(platform, settings, self.relay)
+        # What is filed is dated: a clock that falls back must not make it expire at once.
+        dated = dataclasses.replace(platform, clock=HeldClock(platform.clock))
+        self.spool = SpoolArchiver(dated, settings, self.relay)
         self.reconciler = Reconciler(platform, settings, self.spool.committer)
         self.index = SightingIndexer(platform, settings)
 
@@ -53,11 +57,19 @@ class ArchiveService:
     async def _run_spool(self, stop: Stop) -> None:
         await runtime.loop(
             "archive.spool",
-            self.spool.run_once,
+            self.file_once,
             stop,
             self._platform.clock,
             idle_s=self._settings.archive.scan_interval_s,
         )
+
+    async def file_once(self) -> bool:
+        """One batch of the spool; DOUBT while nobody knows what day it is."""
+        if self._platform.clock.now_us() < EARLIEST_US:
+            raise LamppostError(
+                Kind.DOUBT, "The clock is not set; the spool waits.", fix="Set the machine's clock."
+            )
+        return await self.spool.run_once()
 
     async def _run_relay(self, stop: Stop) -> None:
         """The relay, begun again should it meet an error that it does not know."""

@@ -25,6 +25,8 @@ from shared.retention import Protection
 from shared.spool import item_name
 
 HASHES_AT_A_TIME = 4
+RECEIPT_US = 60_000_000
+"""Filing takes no longer from its look at the clock to its commit."""
 _RESTORE = "Restore the object from a copy if there is one; else report the loss as an incident."
 
 
@@ -107,12 +109,14 @@ async def _row(context: Context, row: RowMapping) -> None:
 def _expiry(context: Context, row: RowMapping, where: dict[str, str]) -> None:
     """The stored expiry is the rule's, neither later nor earlier."""
     end_us = min(row["end_us"], row["committed_at_us"])
+    # What claims to be of later than its commit counts from its receipt, a moment before that.
+    moment_us = RECEIPT_US if row["end_us"] > row["committed_at_us"] else 0
     ruled = retention.expires_at_us(end_us, context.policy(row["policy_version"]))
     stored = row["expires_at_us"]
     told = f"Its expiry is stored as {civil.rfc3339(stored)}; the rule says {civil.rfc3339(ruled)}."
     if stored > ruled:
         context.notes.add(4, told, "Correct the row: it would be kept too long.", **where)
-    elif stored < ruled:
+    elif stored < ruled - moment_us:
         context.notes.add(5, told, "Correct the row: it would be deleted too early.", **where)
 
 

@@ -1,4 +1,4 @@
-"""`lamppost check`, `simulate`, `backup`, `restore` and `breaker`: on this machine's stores."""
+"""`lamppost check`, `simulate`, `backup`, `restore`, `breaker`, `clock`: on local stores."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from shared.platform import Platform
 from shared.settings import Log, Settings, load
 
 breaker = typer.Typer(no_args_is_help=True, help="The circuit breaker of deletion.")
+clock = typer.Typer(no_args_is_help=True, help="Doubt about this machine's clock.")
 SHOWN = 50
 
 
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("backup")(backup)
     app.command("restore")(restore)
     app.add_typer(breaker, name="breaker")
+    app.add_typer(clock, name="clock")
 
 
 def check(
@@ -197,4 +199,21 @@ def clear(
         return await clear_breaker(platform, reason)
 
     value = {"cleared": local.with_platform(work), "reason": reason}
+    output.emit(value, as_json, output.fields(value))
+
+
+@clock.command("accept")
+def accept(
+    reason: Annotated[str, typer.Option(help="What was wrong, and how you know it is right now.")],
+    as_json: output.Json = False,
+) -> None:
+    """The clock ran ahead and is right now: let deletion and playback go on. Audited."""
+
+    async def work(platform: Platform, _settings: Settings) -> dict[str, object]:
+        from services.retention.clock import accept_clock
+
+        done = await accept_clock(platform, reason)
+        return {"clock": civil.rfc3339(done.at_us), "segments_corrected": done.segments}
+
+    value = local.with_platform(work)
     output.emit(value, as_json, output.fields(value))

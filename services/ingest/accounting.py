@@ -17,6 +17,8 @@ from shared.spool import RecorderSpool, read_state
 
 PIECE_US = 60 * SECOND_US
 ALIVE_US = 5 * SECOND_US
+AHEAD_US = 60 * SECOND_US
+"""Delays and rounding never put an account so far ahead of the clock."""
 NEW_US = 3600 * SECOND_US
 MAX_DETAIL = 200
 _logger = log.get("ingest")
@@ -75,6 +77,7 @@ class Account:
         if self.until_us is None:
             self.until_us = self._first_us(now_us)
             self._remember()
+        self._not_ahead(now_us)
         self._gap(now_us)
         self.reason, self._detail = GapReason.CONNECTING, ""
 
@@ -91,6 +94,14 @@ class Account:
         except ValueError:
             self.reason = GapReason.RECORDER_DOWN
 
+    def _not_ahead(self, now_us: int) -> None:
+        """The clock was ahead and is right again: what follows is accounted for anew, because the
+        long gap that stands over it says nothing of what really happens."""
+        if self.until_us is not None and self.until_us > now_us + AHEAD_US:
+            _logger.warning("the clock went back", camera=self.camera.id, was_us=self.until_us)
+            self.until_us = now_us
+            self._remember()
+
     def recorded_until(self, end_us: int) -> None:
         """The video before `end_us` is safe in the spool, or about to be moved there: a death
         between the two leaves a file that repair files."""
@@ -102,6 +113,7 @@ class Account:
         """A segment begins: what lies before it was not recorded for the reason in force."""
         if self.until_us is None:
             self.until_us = start_us
+        self._not_ahead(start_us)
         self._gap(start_us)
         self.reason, self._detail = GapReason.CONNECTION_LOST, ""
 

@@ -26,7 +26,7 @@ from services.ingest.outgoing import Outgoing
 from services.ingest.refusals import Refusals
 from services.ingest.status import SpoolGauge, StatusBook
 from shared import log, metrics
-from shared.clock import SECOND_US
+from shared.clock import SECOND_US, HeldClock
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import LamppostError
 from shared.platform import Platform
@@ -226,5 +226,5 @@ def build(platform: Platform, settings: Settings, media: MediaPath | None = None
     if media is None:
         from services.ingest.pyav_media import PyAvMedia
 
-        media = PyAvMedia(settings, platform.clock, spool)
+        media = PyAvMedia(settings, HeldClock(platform.clock, spool.last_known_us()), spool)
     return IngestService(platform, settings, media, spool)

@@ -61,6 +61,8 @@ class Whole:
         self.cameras: dict[str, StatusChanged] = {}
         self.recorder: RecorderStatus | None = None
         self.retention = RetentionService(platform, settings)
+        self.api: Any = None
+        """What a test makes of the api beside its service."""
         self._running: dict[str, tuple[Stop, asyncio.Task[None]]] = {}
 
     @property
