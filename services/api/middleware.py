@@ -89,16 +89,31 @@ class Edge:
             await response(scope, receive, send)
             return
         seen = 0
+        answering = refused = False
 
         async def on_receive() -> MutableMapping[str, Any]:
-            nonlocal seen
+            nonlocal seen, refused
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > MAX_BODY_BYTES:
+                refused = not answering
                 raise too_large
             return message
 
-        await self._app(scope, on_receive, send)
+        async def on_send(message: Message) -> None:
+            # Whoever reads the body turns any error into "cannot be parsed": that answer is not it.
+            nonlocal answering
+            if not refused:
+                answering = True
+                await send(message)
+
+        try:
+            await self._app(scope, on_receive, on_send)
+        except Exception:
+            if not refused:
+                raise
+        if refused:
+            await problems.of_error(Request(scope), too_large)(scope, receive, send)
 
     def _log_error(self, scope: Scope, error: Exception) -> None:
         request_id = scope["lamppost.request_id"]

@@ -74,8 +74,9 @@ async def test_bodies_with_wrong_values(tmp_path: Path) -> None:
             for _ in range(50):
                 yield b" " * 65_536
 
-        streamed = await admin.post("/v1/cameras:import", content=pieces())
-        assert streamed.status_code == 413, "a body that does not state its length is counted"
+        for path in ("/v1/cameras:import", "/v1/cameras"):
+            streamed = await admin.post(path, content=pieces(), headers=headers)
+            assert streamed.status_code == 413, "a body that does not state its length is counted"
 
 
 async def test_queries_with_wrong_values(tmp_path: Path) -> None:
