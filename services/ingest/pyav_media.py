@@ -196,7 +196,7 @@ class PyAvMedia:
             return
         old = self._recorders.get(camera.id)
         if old is not None:
-            if old.camera == camera:
+            if old.camera == camera or old.update(camera):
                 return
             old.stop(GapReason.CONNECTING)
             self._ending.append(old)
@@ -207,7 +207,7 @@ class PyAvMedia:
             camera, self._tools, self._leftovers.pop(camera.id, []), predecessor=old
         )
         self._recorders[camera.id] = recorder
-        recorder.start()
+        recorder.thread.start()
 
     def remove(self, camera_id: str, reason: GapReason) -> None:
         """See MediaPath."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from services.ingest import media, repair
 from services.ingest.accounting import Account
 from services.ingest.media import OpenSegment, StateChanged
-from services.ingest.recorder_parts import Sampling, Tools, standing_reason
+from services.ingest.recorder_parts import Sampling, Tools, recorded_as, standing_reason
 from services.ingest.segment_file import OpenState, SegmentFile
 from services.ingest.segmenter import Action, Close, Open, Segmenter, Write
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
 from shared import civil, ids, log, metrics
-from shared.domain import Camera, Gap, GapReason, RecordingState
+from shared.domain import Camera, GapReason, RecordingState
 from shared.runtime import Backoff
 
 REFUSED = frozenset(
@@ -68,15 +68,12 @@ class CameraRecorder:
         self._backoff = Backoff(max_s=ingest.retry_max_s)
         self._account: Account
         self._file: SegmentFile | None = None
-        self._sampling_failed = False
+        self._sampling_failed = self._prepared = False
         self._connections: dict[int, str] = {}
         self._state: tuple[RecordingState, GapReason | None, str] | None = None
         self._replay = camera.source.url.startswith("file:") and camera.source.speed > 1
         self._logger = log.get("ingest")
         self.thread = threading.Thread(target=self._run, name=f"cam-{camera.id}", daemon=True)
-
-    def start(self) -> None:
-        self.thread.start()
 
     def stop(self, reason: GapReason) -> None:
         """Ask it to file what is open and end; returns at once."""
@@ -87,6 +84,13 @@ class CameraRecorder:
             source = self._source
         if source is not None:
             source.interrupt()
+
+    def update(self, camera: Camera) -> bool:
+        """Take a new name, place or plan without a stop; false for what takes one."""
+        if not self._prepared or recorded_as(camera) != recorded_as(self.camera):
+            return False
+        self.camera = self._account.camera = camera
+        return True
 
     def _run(self) -> None:
         sampler: Sampling | None = None
@@ -122,7 +126,11 @@ class CameraRecorder:
         tools = self._tools
         try:
             self._account = Account(
-                self.camera, tools.spool, tools.settings.instance, tools.epoch, self._gap_filed
+                self.camera,
+                tools.spool,
+                tools.settings.instance,
+                tools.epoch,
+                lambda gap: tools.emit(media.GapFiled(gap)),
             )
             self._repair()
             self._account.begin(self._clock.now_us(), replay=self._replay)
@@ -130,10 +138,8 @@ class CameraRecorder:
             self._logger.exception("a camera's account cannot be read", camera=self.camera.id)
             self._say(RecordingState.RETRYING, GapReason.SPOOL_FULL, "the spool cannot be read")
             return False
+        self._prepared = True
         return True
-
-    def _gap_filed(self, gap: Gap) -> None:
-        self._tools.emit(media.GapFiled(gap))
 
     def _repair(self) -> None:
         """File what an earlier life, or a full disk, left half-written."""

@@ -47,6 +47,18 @@ class Tools(NamedTuple):
     emit: Callable[[MediaEvent], None]
 
 
+def recorded_as(camera: Camera) -> tuple[object, ...]:
+    """What of a camera decides how it is recorded; a change of anything else interrupts nothing."""
+    return (
+        camera.source,
+        camera.mask,
+        camera.sample_fps,
+        camera.enabled,
+        camera.deleted_at_us,
+        camera.created_at_us,
+    )
+
+
 def standing_reason(camera: Camera) -> tuple[RecordingState, GapReason, str] | None:
     """Why this camera is not to be recorded at all; None when it is."""
     if not camera.enabled or camera.deleted_at_us is not None:

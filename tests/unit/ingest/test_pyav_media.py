@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from services.ingest import spool_guard
@@ -253,16 +254,37 @@ async def test_leavings_of_cameras_that_went_elsewhere_are_filed_too(tmp_path: P
     assert [s.repaired for s, _ in recording.read_spool(settings)[0]] == [True]
 
 
-async def test_the_same_camera_again_changes_nothing_a_changed_one_restarts(tmp_path: Path) -> None:
+async def test_another_source_restarts_the_recording_the_same_one_changes_nothing(
+    tmp_path: Path,
+) -> None:
     rig = Rig(tmp_path, Script(*seconds(2)), Script(*seconds(2)))
     rig.media.add(camera())
     await rig.until(fragments(2))
     rig.media.add(camera())
     assert rig.media.cameras() == ("cam-1",)
-    rig.media.add(camera(district="north"))
+    rig.media.add(msgspec.structs.replace(camera(), source=Source(url="rtsp://camera/2")))
     await rig.until(is_recording(2))
     await rig.close()
     assert len(recording.read_spool(rig.settings)[0]) == 2
+    check_ledger(rig.settings)
+
+
+async def test_a_new_name_or_plan_does_not_interrupt_the_recording(tmp_path: Path) -> None:
+    lost = Script(*seconds(2))
+    rig = Rig(tmp_path, lost, Script(SourceError(GapReason.UNREACHABLE)))
+    rig.media.add(camera())
+    await rig.until(fragments(2))
+    now = rig.clock.now_us()
+    planned = (Maintenance(now - 60_000_000, now + 60_000_000),)
+    rig.media.add(camera(district="north", version=2, maintenance=planned))
+    assert not lost.closed and is_recording(1)(rig.events) and not is_recording(2)(rig.events)
+    lost.interrupt()  # and the plan is known when the camera goes
+    await rig.until(said(GapReason.MAINTENANCE))
+    gaps = await rig.close()
+    segments = recording.read_spool(rig.settings)[0]
+    assert len(segments) == 1
+    after = [gap.reason for gap in gaps if gap.start_us >= segments[0][0].end_us]
+    assert set(after) == {GapReason.MAINTENANCE}
     check_ledger(rig.settings)
 
 
