@@ -6,8 +6,10 @@ are errors for the closing summary.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +20,9 @@ _ERROR = re.compile(r'"level": "(error|critical)"|\[(?:\x1b\[[0-9;]*m)*(error|cr
 class LogFile:
     """A text stream over `path`; at `max_bytes` the file becomes `path.1` and starts anew.
 
-    `mirror` gets every line too (standard error, when no table is shown).
+    `mirror` gets every line too (standard error, when no table is shown). Nothing is raised where a
+    line cannot be written, such as on a full disk: whoever logs has something else to do. What was
+    lost is said when writing works again.
     """
 
     def __init__(
@@ -29,10 +33,16 @@ class LogFile:
         self._mirror = mirror
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
+        self._lost = 0
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = self._open(path)
+
+    @staticmethod
+    def _open(path: Path) -> FileIO:
+        # Without a buffer: what a full disk refuses must not wait there and fail again.
+        return path.open("ab", buffering=0)
 
     def isatty(self) -> bool:
         return self._mirror is not None and self._mirror.isatty()
@@ -41,17 +51,28 @@ class LogFile:
         with self._lock:
             self.errors += len(_ERROR.findall(text))
             if self._mirror is not None:
-                self._mirror.write(text)
+                with contextlib.suppress(OSError, ValueError):
+                    self._mirror.write(text)
             if self._file is not None:
-                self._rotate()
-                self._file.write(text)
+                self._write_file(self._file, text)
         return len(text)
 
+    def _write_file(self, file: FileIO, text: str) -> None:
+        data = text.encode("utf-8", "replace")
+        try:
+            if file.tell() >= self._max_bytes:
+                file = self._rotate(file)
+            if self._lost:
+                file.write(f"lamppost: {self._lost} writes to this log were lost.\n".encode())
+            # A full disk may take a part of it: the rest is lost.
+            self._lost = int(file.write(data) != len(data))
+        except OSError:
+            self._lost += 1
+
     def flush(self) -> None:
-        with self._lock:
-            for stream in (self._file, self._mirror):
-                if stream is not None:
-                    stream.flush()
+        if self._mirror is not None:
+            with self._lock, contextlib.suppress(OSError, ValueError):
+                self._mirror.flush()
 
     def close(self) -> None:
         with self._lock:
@@ -59,10 +80,9 @@ class LogFile:
                 self._file.close()
                 self._file = None
 
-    def _rotate(self) -> None:
-        assert self._file is not None and self.path is not None
-        if self._file.tell() < self._max_bytes:
-            return
-        self._file.close()
+    def _rotate(self, file: FileIO) -> FileIO:
+        assert self.path is not None
         self.path.replace(self.path.with_name(self.path.name + ".1"))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self._open(self.path)
+        file.close()
+        return self._file

@@ -6,6 +6,7 @@ predecessor instead of writing beside it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -42,9 +43,10 @@ class StateLock:
                 fix="Stop that one, or name another folder: LAMPPOST_STATE_DIR.",
                 details={"process": owner},
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        # Who has it is a courtesy: on a full disk the lock itself holds as well.
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
         self._file = file
 
     def acquire_within(self, clock: Clock, seconds: float) -> None:

@@ -72,4 +72,8 @@ def run(arguments: Sequence[str]) -> int:
         # The reader went away (`| head`): that is its right, and no traceback is owed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        found = output.of_system(error)
+        output.print_error(found)
+        return output.exit_code(found.kind)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,14 @@ def exit_code(kind: Kind) -> int:
 def print_error(error: LamppostError) -> None:
     """One clear sentence, and what to do, on standard error."""
     print(f"lamppost: {error}", file=sys.stderr)
+
+
+def of_system(error: OSError) -> LamppostError:
+    """An error of the operating system that nobody met before, as one of ours."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LamppostError(Kind.FULL, f"The disk is full{where}.", fix="Free disk space.")
+    return LamppostError(Kind.UNAVAILABLE, f"{error.strerror or error}{where}.")
 
 
 def emit(value: Any, as_json: bool, text: Callable[[Console], None]) -> None:

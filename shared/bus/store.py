@@ -172,4 +172,6 @@ def translate(error: sqlite3.Error) -> LamppostError:
         return LamppostError(Kind.FULL, "The disk of the bus is full.")
     if "locked" in text or "busy" in text:
         return LamppostError(Kind.UNAVAILABLE, "The bus is locked by another process.")
-    return LamppostError(Kind.UNAVAILABLE, f"The bus failed: {text}.")
+    # What a full disk looks like where SQLite cannot make the files beside its own.
+    fix = "See that its disk has room and is sound." if "I/O" in text else ""
+    return LamppostError(Kind.UNAVAILABLE, f"The bus failed: {text}.", fix=fix)

@@ -148,4 +148,5 @@ def translate(error: DBAPIError) -> LamppostError:
         return LamppostError(
             Kind.UNAVAILABLE, f"The database has no schema yet: {text}.", fix="Run the migration."
         )
-    return LamppostError(Kind.UNAVAILABLE, f"The database failed: {text}.")
+    fix = "See that its disk has room and is sound." if "I/O" in text else ""
+    return LamppostError(Kind.UNAVAILABLE, f"The database failed: {text}.", fix=fix)

@@ -6,19 +6,28 @@ docs/invariants.md, 5 and 6; docs/architecture.md, "Recording" and "Filing".
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.logfile import LogFile
+from services.statelock import StateLock
 from shared import log
+from shared.clock import SystemClock
 from shared.db import tables
 from shared.domain import GapReason, RecordingState
 from shared.errors import Kind, LamppostError
-from shared.settings import Log
+from shared.settings import Log, Settings
 from tests.support.volumes import Volume, volume
-from tests.support.wait import until
+from tests.support.wait import until, until_sync
 from tests.support.whole import Whole, settings_for, whole
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
@@ -197,3 +206,92 @@ async def test_one_disk_for_everything(tmp_path: Path, said: io.StringIO) -> Non
             kept = {info.key async for info in world.platform.blobs.list()}
             assert keys <= kept, "nothing is deleted for room"
             await after_all(world)
+
+
+def test_logs_and_locks_survive_a_full_disk(tmp_path: Path) -> None:
+    """Whoever logs on a full disk goes on, and the log says later what it lost."""
+    with volume(tmp_path / "disk", 1) as disk:
+        logs = LogFile(disk.path / "logs" / "x.log", mirror=io.StringIO())
+        disk.fill()
+        for _ in range(200):
+            print("a line" * 100, file=logs, flush=True)
+        lock = StateLock(disk.path / "lock", "it")
+        lock.acquire()
+        with pytest.raises(LamppostError):
+            StateLock(disk.path / "lock", "it").acquire()
+        lock.release()
+        disk.empty()
+        print("room again", file=logs, flush=True)
+        logs.close()
+        text = (disk.path / "logs" / "x.log").read_text()
+        assert text.endswith("room again\n") and "writes to this log were lost" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_program_on_a_full_disk(tmp_path: Path) -> None:
+    """One disk for state and logs, filled under the running program, then given back."""
+    with volume(tmp_path / "state", SIZE_MB) as disk:
+        settings = settings_for(tmp_path)
+        asyncio.run(prepared(settings))
+        process = program(settings, tmp_path / "out")
+        try:
+            tmp = settings.state_dir / "spool" / "recorder-001" / "tmp"
+            until_sync(lambda: list(tmp.glob("*.mp4")), 90, "it records")
+
+            def stopped() -> bool:
+                disk.fill()
+                return "no room in the spool" in (tmp_path / "out").read_text()
+
+            until_sync(stopped, 60, "it stops", every_s=0.2)
+            SystemClock().wait(threading.Event(), 5)
+            assert process.poll() is None
+            left = set(tmp.glob("*.mp4"))
+            disk.empty()
+            until_sync(lambda: set(tmp.glob("*.mp4")) - left, 60, "it records again")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0, (tmp_path / "out").read_text()[-3000:]
+            disk.fill()
+            refused = program(settings, tmp_path / "refused")
+            assert refused.wait(60) == 3
+            assert "Traceback (most" not in (tmp_path / "refused").read_text().splitlines()[-1]
+            disk.empty()
+        finally:
+            process.kill()
+            process.wait()
+        asyncio.run(clean(settings))
+
+
+def program(settings: Settings, out: Path) -> subprocess.Popen[bytes]:
+    env = {
+        **os.environ,
+        "LAMPPOST_STATE_DIR": str(settings.state_dir),
+        "LAMPPOST_API__PORT": "0",
+        "LAMPPOST_SPOOL__MIN_FREE_RATIO": "0",
+        "LAMPPOST_INGEST__FOOTAGE_DIRS": f'["{settings.ingest.footage_dirs[0]}"]',
+    }
+    with out.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services", "run", "all"],
+            cwd=Path(__file__).parents[2],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+
+
+async def prepared(settings: Settings) -> None:
+    async with whole(settings):
+        pass
+
+
+async def clean(settings: Settings) -> None:
+    async with whole(settings, cameras=()) as world:
+        world.start("archive")
+        await world.until_filed()
+        report = await world.check()
+        assert report.clean, report.findings
+        last_us = max(row["end_us"] for row in await world.rows(tables.segment))
+        assert not await world.holes("cam-1", last_us)
+        assert await world.gaps_us(GapReason.SPOOL_FULL) > 0
