@@ -75,10 +75,10 @@ def main() -> int:
         verdict.wrong.append(f"Ctrl-C ended with exit {status}")
     if verdict.stored == 0:
         verdict.wrong.append("nothing was stored")
+    seconds = [loss.seconds for loss in verdict.losses]
     print(
         f"pictures sent {verdict.sent}, stored {verdict.stored}; loss a kill and camera in "
-        f"seconds: median {statistics.median(verdict.losses_s):.1f}, "
-        f"most {max(verdict.losses_s):.1f}"
+        f"seconds: median {statistics.median(seconds):.1f}, most {max(seconds):.1f}"
     )
     for text in verdict.wrong:
         print(f"wrong: {text}", file=sys.stderr)

@@ -32,10 +32,25 @@ class Sent(NamedTuple):
     vcl: str
 
 
-class Verdict(NamedTuple):
-    """Losses in seconds, one a kill and camera, and everything that is wrong."""
+class Loss(NamedTuple):
+    """Seconds lost by one kill on one camera, and how long before the kill they were sent."""
 
-    losses_s: list[float]
+    seconds: float
+    kill: int
+    oldest_s: float
+    newest_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"kill {self.kill} lost {self.seconds:.1f} s, "
+            f"sent {self.oldest_s:.1f} to {self.newest_s:.1f} s before it"
+        )
+
+
+class Verdict(NamedTuple):
+    """One loss a kill and camera, and everything that is wrong."""
+
+    losses: list[Loss]
     sent: int
     stored: int
     wrong: list[str]
@@ -48,7 +63,7 @@ async def judge(
     platform = await open_platform(settings)
     try:
         wrong: list[str] = []
-        losses: list[float] = []
+        losses: list[Loss] = []
         sent_total = stored_total = 0
         for camera in cameras:
             sent = read_sent(sent_dir / f"{camera}.jsonl")
@@ -58,10 +73,9 @@ async def judge(
             sent_total += len(sent)
             if doubled:
                 wrong.append(f"{camera}: {doubled} pictures are stored that were not sent so often")
-            losses += losses_before(sent, missing, kills_us, rate)
-        over = [loss for loss in losses if loss > LOSS_LIMIT_S]
-        if over:
-            wrong.append(f"{len(over)} kills lost over {LOSS_LIMIT_S} s: {sorted(over)[-5:]}")
+            found = losses_before(sent, missing, kills_us, rate)
+            wrong += [f"{camera}: {loss}" for loss in found if loss.seconds > LOSS_LIMIT_S]
+            losses += found
         report = await check(platform, settings, "hash")
         wrong += [
             f"check: invariant {item.invariant}: {item.what} {item.camera} {item.key}"
@@ -135,15 +149,16 @@ def match(sent: Sequence[Sent], stored: dict[str, list[int]]) -> tuple[set[int],
 
 def losses_before(
     sent: Sequence[Sent], missing: set[int], kills_us: Sequence[int], rate: int
-) -> list[float]:
-    """Seconds lost by each kill: sent before it, after recording had begun, and not stored."""
+) -> list[Loss]:
+    """What each kill lost: sent before it, after recording had begun, and not stored."""
     losses = []
     previous = 0
-    for kill_us in kills_us:
+    for number, kill_us in enumerate(kills_us, start=1):
         window = [i for i, item in enumerate(sent) if previous <= item.at_us < kill_us]
         begun = next((i for i in window if i not in missing), None)
-        lost = 0 if begun is None else sum(1 for i in window if i > begun and i in missing)
-        losses.append(lost / rate)
+        lost = [i for i in window if begun is not None and i > begun and i in missing]
+        ages = [(kill_us - sent[i].at_us) / 1e6 for i in lost]
+        losses.append(Loss(len(lost) / rate, number, max(ages, default=0), min(ages, default=0)))
         previous = kill_us
     return losses
 
