@@ -63,9 +63,8 @@ class CameraRecorder:
         self._stop_reason = GapReason.RECORDER_STOPPED
         self._lock = threading.Lock()
         self._source: PacketSource | None = None
-        ingest = tools.settings.ingest
         self._zone = civil.zone(tools.settings.site.timezone)
-        self._backoff = Backoff(max_s=ingest.retry_max_s)
+        self._backoff = Backoff(max_s=tools.settings.ingest.retry_max_s)
         self._account: Account
         self._file: SegmentFile | None = None
         self._sampling_failed = self._prepared = False
