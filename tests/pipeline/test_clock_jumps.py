@@ -120,7 +120,7 @@ def but_for_the_times(report: Report) -> list[str]:
     return [finding.what for finding in report.findings if finding.invariant != 10]
 
 
-@pytest.mark.parametrize("back_us", [HOUR_US, 40 * DAY_US])
+@pytest.mark.parametrize("back_us", [pytest.param(HOUR_US, marks=pytest.mark.slow), 40 * DAY_US])
 async def test_set_back_and_right_again(tmp_path: Path, back_us: int) -> None:
     """Recording goes on without a seam; footage keeps its true time, so it is not due at once."""
     clock = JumpingClock()
@@ -207,7 +207,7 @@ async def test_started_without_a_date(tmp_path: Path) -> None:
         assert report.clean, report.findings
 
 
-@pytest.mark.parametrize("ahead_us", [HOUR_US, 40 * DAY_US])
+@pytest.mark.parametrize("ahead_us", [pytest.param(HOUR_US, marks=pytest.mark.slow), 40 * DAY_US])
 async def test_set_ahead_and_right_again(tmp_path: Path, ahead_us: int) -> None:
     """Recording goes on; nothing goes early; accepting the clock lets the purge go on, and what
     was recorded meanwhile is kept no longer for it."""
