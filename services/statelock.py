@@ -29,7 +29,7 @@ class StateLock:
 
     def acquire(self) -> None:
         """Take it, or CONFLICT with the process that has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = self._path.open("a+", encoding="ascii")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

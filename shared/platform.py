@@ -52,7 +52,7 @@ async def open_platform(
             "Only the embedded database is built.",
             fix="Leave stores.database at sqlite.",
         )
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Platform(
         clock=clock,
         bus=await EmbeddedBus.open(

@@ -94,7 +94,8 @@ class SqliteDatabase:
         return self._clock.now_us()
 
     async def migrate(self) -> str:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.touch(mode=0o600)  # SQLite gives what stands beside it the same mode
         async with self._writer, self._engine.connect() as connection:
             await connection.execution_options(lamppost_begin="BEGIN IMMEDIATE")
             async with connection.begin():
