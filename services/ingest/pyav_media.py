@@ -84,8 +84,10 @@ class EventQueue:
             if self._events:
                 return self._take()
             self._waiting = (asyncio.get_running_loop(), ready)
+        # Not wait_for: up to Python 3.11 it swallows a cancel that comes together with an event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await ready.wait()
         with self._lock:
             self._waiting = None
             return self._take()

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from shared.clock import SECOND_US, SystemClock
 
@@ -30,10 +31,9 @@ async def until(
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
         # An event that nobody sets: a bounded wait that lets the loop run.
         waiter = asyncio.Event()
-        try:
-            await asyncio.wait_for(waiter.wait(), every_s)
-        except TimeoutError:
-            continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(every_s):
+                await waiter.wait()
 
 
 def until_sync(

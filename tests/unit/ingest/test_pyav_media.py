@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import resource
 import shutil
@@ -406,6 +407,24 @@ async def test_a_slow_reader_loses_fragments_and_nothing_else(tmp_path: Path) ->
     assert state in left
     assert 1 <= left.count(sample) <= 3
     assert queue.dropped == 10 - left.count(sample)
+
+
+async def test_a_reader_that_is_cancelled_as_an_event_comes_ends() -> None:
+    queue = EventQueue()
+
+    async def read_all() -> None:
+        while True:
+            await queue.get(30.0)
+
+    reader = asyncio.create_task(read_all())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    queue.put(StateChanged("cam-1", RecordingState.RECORDING, 1, 1))
+    # The event wakes the reader in the turn in which the cancel reaches it.
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, reader.cancel)
+    done, _ = await asyncio.wait({reader}, timeout=5)
+    reader.cancel()
+    assert done and reader.cancelled()
 
 
 async def test_a_long_outage_is_filed_in_pieces(tmp_path: Path) -> None:
