@@ -78,7 +78,7 @@ def read_clip(path: Path) -> Stream:
         sets = nal.ParameterSets(Codec.H264, bytes(video.codec_context.extradata or b""))
         step = round(fmp4.TIMESCALE / (video.average_rate or 25))
         size = video.width, video.height
-        samples = []
+        samples: list[fmp4.Sample] = []
         for packet in container.demux(video):
             if packet.size:
                 unit = nal.to_unit(bytes(packet), Codec.H264, 4)

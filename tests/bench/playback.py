@@ -174,8 +174,8 @@ class Client:
     def whole_playlist(self) -> list[bytes]:
         """All media, a file for each init section and what follows it."""
         text, files = self._playlist(), []
-        for kind, *where in _entries(text):
-            data = self._get((where[0], where[1]))
+        for kind, url, span in _entries(text):
+            data = self._get((url, span))
             if kind == "init":
                 files.append(b"")
             files[-1] += data
@@ -275,6 +275,6 @@ def _concat_whole(listing: Path) -> bytes:
 def _pictures(files: Sequence[bytes]) -> int:
     count = 0
     for data in files:
-        with av.open(io.BytesIO(data)) as file:
+        with av.open(io.BytesIO(data), "r") as file:
             count += sum(bool(packet.size) for packet in file.demux(video=0))
     return count
