@@ -241,7 +241,8 @@ class Footage:
     async def read_store_clock(self) -> None:
         """Ask the object store for its time; one that does not answer is not doubt by itself."""
         try:
-            self.watch.store_said(await asyncio.wait_for(self._platform.blobs.time_us(), 2.0))
+            async with asyncio.timeout(2.0):
+                self.watch.store_said(await self._platform.blobs.time_us())
         except (LamppostError, TimeoutError):
             return
 

@@ -234,7 +234,8 @@ class MediaSessions:
                 logger.warning("media sessions not swept", cause=str(error))
         for session_id in list(self._delivered):
             try:
-                await asyncio.wait_for(self._write(session_id), timeout=1.0)
+                async with asyncio.timeout(1.0):
+                    await self._write(session_id)
             except (LamppostError, TimeoutError) as error:
                 logger.warning("delivered range not recorded", cause=str(error))
 

@@ -66,7 +66,8 @@ class PictureWorkers:
         )
         future.add_done_callback(self._done)
         try:
-            return await asyncio.wait_for(asyncio.shield(future), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                return await asyncio.shield(future)
         except TimeoutError as error:
             raise LamppostError(Kind.TIMEOUT, "The picture took too long to decode.") from error
         finally:

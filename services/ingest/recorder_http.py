@@ -70,7 +70,8 @@ class Sending(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         async def timely(message: Any) -> None:
-            await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await send(message)
 
         await super().stream_response(timely)
 
@@ -251,9 +252,10 @@ async def _body(request: Request) -> bytes:
 
 async def _probed(probe: Probe, camera: Camera) -> Any:
     try:
-        if inspect.iscoroutinefunction(probe):
-            return await asyncio.wait_for(probe(camera), TEST_TIMEOUT_S)
-        return await asyncio.wait_for(asyncio.to_thread(probe, camera), TEST_TIMEOUT_S)
+        async with asyncio.timeout(TEST_TIMEOUT_S):
+            if inspect.iscoroutinefunction(probe):
+                return await probe(camera)
+            return await asyncio.to_thread(probe, camera)
     except TimeoutError:
         return {"ok": False, "reason": "unreachable", "detail": "No answer in time."}
 

@@ -191,7 +191,8 @@ class IngestService:
     async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
         """At the end nothing waits long for the bus, and nothing fails for it."""
         try:
-            await asyncio.wait_for(work(), LAST_WORDS_S)
+            async with asyncio.timeout(LAST_WORDS_S):
+                await work()
         except (LamppostError, OSError, TimeoutError) as error:
             self._log.warning("ended without a last step", cause=repr(error))
 

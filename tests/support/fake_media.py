@@ -69,7 +69,8 @@ class FakeMedia:
         if not self._events and timeout_s > 0:
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._wake.wait()
             except TimeoutError:
                 return []
         found, self._events = self._events, []
