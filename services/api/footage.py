@@ -18,7 +18,7 @@ from services.api.recorder_client import RecorderClient
 from services.api.timeline import EXPIRED, UNACCOUNTED, Hole, Piece, Recorded, Timeline
 from shared import doubt, retention
 from shared.clock import SECOND_US, Clock
-from shared.db import Database
+from shared.db import Database, policies
 from shared.domain import Hold
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
@@ -145,7 +145,7 @@ class Footage:
         """Whether any of the footage may fall due in the next `within_us`."""
         now = self._platform.clock.now_us()
         async with self._platform.database.read() as connection:
-            policy = await media_queries.policy(connection) or self._default_policy()
+            policy = await policies.newest(connection) or self._default_policy()
             ids = [piece.source.segment.id for piece in pieces]
             first = await media_queries.first_expiry_us(connection, ids)
         known = [retention.expires_at_us(piece.source.segment.end_us, policy) for piece in pieces]
@@ -198,7 +198,7 @@ class Footage:
         end_us: int,
         viewer_id: str,
     ) -> Judge:
-        policy = await media_queries.policy(connection) or self._default_policy()
+        policy = await policies.newest(connection) or self._default_policy()
         holds = await media_queries.holds(connection, camera_id, start_us, end_us)
         doubted = await self.watch.judge(await media_queries.newest_commit_us(connection))
         return Judge(policy, holds, self._platform.clock.now_us(), doubted, viewer_id)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import civil
 from shared.clock import DAY_US, HOUR_US
-from shared.db import policies, tables
+from shared.db import tables
 from shared.db.holds import with_cameras
 from shared.db.rows import gap_of, hold_row
 from shared.domain import Gap, Hold, HoldKind
@@ -20,7 +20,6 @@ from shared.retention import MIN_UNCERTAINTY_US, HoldState, Policy
 from shared.tombstones import unpack_segments
 
 _hold, _segment, _gap = tables.hold, tables.segment, tables.gap
-newest_policy = policies.newest
 WIDEST_US = DAY_US
 """A camera's clock is doubted by at most so much when a request looks for what it covers."""
 LONGEST_SEGMENT_US = HOUR_US

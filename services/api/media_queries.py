@@ -16,7 +16,7 @@ from shared.db import rows, tables
 from shared.domain import Fragment, Gap, Hold
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
-from shared.retention import Facts, Policy
+from shared.retention import Facts
 
 MAX_SEGMENTS = 5_000
 MAX_GAPS = 5_000
@@ -123,22 +123,6 @@ async def holds(
     """Holds near [start, end), over or in force: whether a later one binds depends on them."""
     return await stored_holds.load(
         connection, cameras=[camera_id], start_us=start_us - DAY_US, end_us=end_us + DAY_US
-    )
-
-
-async def policy(connection: AsyncConnection) -> Policy | None:
-    """The newest policy; None before retention wrote the first."""
-    t = tables.policy
-    query = sa.select(t).order_by(t.c.version.desc()).limit(1)
-    row = (await connection.execute(query)).mappings().one_or_none()
-    if row is None:
-        return None
-    return Policy(
-        row["version"],
-        row["retention_days"],
-        row["basis"],
-        row["timezone"],
-        row["effective_from_us"],
     )
 
 

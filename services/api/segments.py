@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api import etags, holds_queries, pagination, problems, queries, times
+from services.api import etags, pagination, problems, queries, times
 from services.api.access import Action
 from services.api.context import ApiContext
 from services.api.deps import Granted, Requires, WhyQuery
@@ -23,6 +23,7 @@ from services.api.models import CameraId, Page, Reply, Text100
 from shared import retention
 from shared.clock import DAY_US
 from shared.db import holds as stored_holds
+from shared.db import policies
 from shared.db.rows import facts_of
 from shared.errors import Kind, LamppostError
 from shared.retention import Access, Policy
@@ -57,7 +58,7 @@ class SegmentOut(Reply):
 async def policy_of(context: ApiContext, connection: AsyncConnection) -> Policy:
     """The policy in force; before retention's first start, what the settings will make it."""
     settings = context.settings
-    return await holds_queries.newest_policy(connection) or Policy(
+    return await policies.newest(connection) or Policy(
         0, settings.retention.days, settings.retention.basis, settings.site.timezone
     )
 

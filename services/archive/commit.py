@@ -16,6 +16,7 @@ from services.archive.filing import Accepted, Span
 from shared import outbox, retention
 from shared.blobs import HELD, STANDARD
 from shared.db import holds as stored_holds
+from shared.db import policies
 from shared.domain import Gap, Hold, Segment
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentArchived
 from shared.platform import Platform
@@ -47,7 +48,7 @@ class Committer:
 
     async def policy(self, connection: AsyncConnection) -> Policy:
         """The newest policy, or the settings' until retention has written one."""
-        return await queries.newest_policy(connection) or default_policy(self._settings)
+        return await policies.newest(connection) or default_policy(self._settings)
 
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         cameras = {one.accepted.segment.camera_id for one in outcomes if one.accepted}

@@ -15,6 +15,7 @@ from services.archive import queries
 from services.archive.commit import default_policy
 from shared import log, metrics, retention, runtime
 from shared.bus import Consumer, Record
+from shared.db import policies
 from shared.errors import Kind, LamppostError
 from shared.messages import SIGHTINGS, decode
 from shared.platform import Platform
@@ -84,7 +85,7 @@ class SightingIndexer:
                 self._log.warning("sighting set aside", offset=record.offset, cause=str(error))
         now_us = self._platform.clock.now_us()
         async with self._platform.database.write() as connection:
-            policy = await queries.newest_policy(connection) or default_policy(self._settings)
+            policy = await policies.newest(connection) or default_policy(self._settings)
             rows = [_row(one, data, policy, now_us) for one, data in updates.values()]
             # Footage that is gone has no sightings, however late they come (edge case 15).
             await queries.upsert_sightings(

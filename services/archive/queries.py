@@ -32,15 +32,6 @@ _SPAN = (
 )
 
 
-async def newest_policy(connection: AsyncConnection) -> Policy | None:
-    """The policy in force; None before retention wrote its first."""
-    query = sa.select(tables.policy).order_by(tables.policy.c.version.desc()).limit(1)
-    row = (await connection.execute(query)).mappings().first()
-    if row is None:
-        return None
-    return Policy(row["version"], row["retention_days"], row["basis"], row["timezone"])
-
-
 async def newest_commit_us(connection: AsyncConnection) -> int | None:
     """When the newest row was committed; the wall clock must not stand before it."""
     found = await connection.scalar(sa.select(sa.func.max(_segment.c.committed_at_us)))
