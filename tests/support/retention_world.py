@@ -6,6 +6,7 @@ the product writes. `Faults` breaks off a chosen step, as a crash does.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -168,8 +169,8 @@ async def _write_schema(path: Path, clock: SimulatedClock) -> None:
         database = SqliteDatabase(path, clock=clock, durable=False)
         await database.migrate()
         await database.close()
-        _schema.append(path.read_bytes())
-    path.write_bytes(_schema[0])
+        _schema.append(await asyncio.to_thread(path.read_bytes))
+    await asyncio.to_thread(path.write_bytes, _schema[0])
 
 
 class World:
