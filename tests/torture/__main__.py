@@ -67,7 +67,7 @@ def main() -> int:
                 settings,
                 folder / "sent",
                 world.cameras,
-                [kill.at_us for kill in world.kills],
+                [(kill.at_us, kill.gone_us) for kill in world.kills],
                 RATE_FPS,
             )
         )

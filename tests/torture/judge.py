@@ -57,7 +57,11 @@ class Verdict(NamedTuple):
 
 
 async def judge(
-    settings: Settings, sent_dir: Path, cameras: Sequence[str], kills_us: Sequence[int], rate: int
+    settings: Settings,
+    sent_dir: Path,
+    cameras: Sequence[str],
+    kills: Sequence[tuple[int, int]],
+    rate: int,
 ) -> Verdict:
     """Compare the cameras' logs with the store, run `check` at full depth, read the events."""
     platform = await open_platform(settings)
@@ -73,7 +77,7 @@ async def judge(
             sent_total += len(sent)
             if doubled:
                 wrong.append(f"{camera}: {doubled} pictures are stored that were not sent so often")
-            found = losses_before(sent, missing, kills_us, rate)
+            found = losses_before(sent, missing, kills, rate)
             wrong += [f"{camera}: {loss}" for loss in found if loss.seconds > LOSS_LIMIT_S]
             losses += found
         report = await check(platform, settings, "hash")
@@ -148,18 +152,22 @@ def match(sent: Sequence[Sent], stored: dict[str, list[int]]) -> tuple[set[int],
 
 
 def losses_before(
-    sent: Sequence[Sent], missing: set[int], kills_us: Sequence[int], rate: int
+    sent: Sequence[Sent], missing: set[int], kills: Sequence[tuple[int, int]], rate: int
 ) -> list[Loss]:
-    """What each kill lost: sent before it, after recording had begun, and not stored."""
+    """What each kill lost: sent before it, after recording had begun, and not stored.
+
+    `kills`: when each began, and when its victims were gone. Between the two a victim may still
+    have stored a picture, which is no sign that the next life had begun to record.
+    """
     losses = []
     previous = 0
-    for number, kill_us in enumerate(kills_us, start=1):
+    for number, (kill_us, gone_us) in enumerate(kills, start=1):
         window = [i for i, item in enumerate(sent) if previous <= item.at_us < kill_us]
         begun = next((i for i in window if i not in missing), None)
         lost = [i for i in window if begun is not None and i > begun and i in missing]
         ages = [(kill_us - sent[i].at_us) / 1e6 for i in lost]
         losses.append(Loss(len(lost) / rate, number, max(ages, default=0), min(ages, default=0)))
-        previous = kill_us
+        previous = gone_us
     return losses
 
 

@@ -32,10 +32,11 @@ _never = threading.Event()
 
 
 class Kill(NamedTuple):
-    """One `kill -9`: when, and what it hit."""
+    """One `kill -9`: when it began, what it hit, and when its victims were gone."""
 
     at_us: int
     target: str
+    gone_us: int
 
 
 def rest(seconds: float) -> None:
@@ -147,19 +148,21 @@ class World:
         found = self.processes()
         target = self.random.choice(("recorder", "supervisor", "all"))
         victims = {"recorder": found[1:], "supervisor": found[:1], "all": found}[target]
-        kill = Kill(CLOCK.now_us(), target)
+        at_us = CLOCK.now_us()
         for process in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        ending = victims if target == "recorder" else found
+        until_sync(
+            lambda: not any(_alive(process) for process in ending),
+            ENDED_WITHIN_S,
+            "what was killed ends, and recorders with their supervisor",
+        )
+        kill = Kill(at_us, target, CLOCK.now_us())
         self.kills.append(kill)
         if target != "recorder" and found:
             assert self._process is not None
             self._process.wait(ENDED_WITHIN_S)
-            until_sync(
-                lambda: not any(_alive(process) for process in found),
-                ENDED_WITHIN_S,
-                "recorders end with their supervisor",
-            )
             self.start()
         return kill
 
