@@ -12,8 +12,10 @@ compile() {
 compile requirements/tools.in -o requirements/tools.txt
 compile requirements/build.in -o requirements/build.txt
 compile requirements/node.in -o requirements/node.txt
-compile pyproject.toml -o requirements/run.txt
-compile pyproject.toml --extra test -o requirements/test.txt
+# opencv-python overwrites the files of opencv-python-headless, which is what we use.
+compile pyproject.toml --override requirements/override.in -o requirements/run.txt
+compile pyproject.toml --override requirements/override.in --extra test -o requirements/test.txt
+compile pyproject.toml --override requirements/override.in --extra yolo -o requirements/yolo.txt
 if grep -n '://' requirements/*.txt; then
     echo "A lock file names an address; see above." >&2
     exit 1
