@@ -149,7 +149,8 @@ def make_venv(uv: str) -> str:
 def install_packages(uv: str, goal: str) -> str:
     # Compiled now, while a progress bar runs, and not by each process of the first start.
     compiled = [*pip_install(uv), "--compile-bytecode"]
-    with_retries([*compiled, "--require-hashes", "-r", LOCKS[goal]])
+    # The lock is whole: asking for dependencies again would bring back what it overrides away.
+    with_retries([*compiled, "--no-deps", "--require-hashes", "-r", LOCKS[goal]])
     return goal
 
 
