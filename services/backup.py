@@ -41,7 +41,7 @@ from shared.tombstones import Journal, Tombstone
 
 DATABASE = "lamppost.db"
 MANIFEST = "manifest.json"
-LEFT_OUT = ("sighting", "login_session", "setup_link")
+LEFT_OUT = ("sighting", "thumbnail", "login_session", "setup_link")
 CHUNK = 500
 BATCH = 20
 """Tombstones in memory at a time; each tells of up to 500 segments."""

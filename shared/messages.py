@@ -14,6 +14,7 @@ import msgspec
 from shared import ids
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import Kind, LamppostError
+from shared.sightings import Sighting, Zone
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -44,6 +45,8 @@ class CameraChanged(msgspec.Struct, frozen=True, tag="camera.changed", tag_field
     `deleted_at_us` set, so that its recorder is told why to stop."""
 
     camera: Camera
+    zones: tuple[Zone, ...] = ()
+    """Its zones and lines as they are now: detection marks sightings with them."""
 
 
 class SegmentArchived(msgspec.Struct, frozen=True, tag="segment.archived", tag_field="type"):
@@ -119,11 +122,84 @@ class RecorderStatus(msgspec.Struct, frozen=True, tag="recorder.status", tag_fie
     stopped: bool = False
 
 
+class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_field="type"):
+    """Topic `camera-status`, keyed by worker: what a detect worker does. `detail` says what to do
+    while it has no model."""
+
+    worker: str
+    at_us: int
+    model: str
+    """Empty while there is none."""
+    precision: str
+    cameras: int
+    """Whose frames it got in the last minute."""
+    analysed: int
+    """Frames since its start."""
+    skipped: int
+    lag_s: float
+    """Age of the newest result, from capture to boxes."""
+    detail: str = ""
+    stopped: bool = False
+
+
+class Box(msgspec.Struct, frozen=True, array_like=True):
+    """One detection: normalised `x, y, w, h` from the top left, and the sighting it belongs to
+    (empty: none yet, or never)."""
+
+    class_name: str
+    confidence: float
+    x: float
+    y: float
+    w: float
+    h: float
+    sighting_id: str = ""
+
+
+class FrameAnalysed(msgspec.Struct, frozen=True, tag="frame.analysed", tag_field="type"):
+    """Topic `detections`: the boxes of one frame, none where nothing was seen.
+
+    `covers_us`: how long before its capture the last sampled frame was, so that seconds analysed
+    can be counted.
+    """
+
+    camera_id: str
+    capture_us: int
+    covers_us: int
+    epoch: int
+    sequence: int
+    width: int
+    height: int
+    model: str
+    precision: str
+    boxes: tuple[Box, ...]
+
+
+class FramesPassedOver(msgspec.Struct, frozen=True, tag="frames.passed_over", tag_field="type"):
+    """Topic `detections`: sampled frames of [start, end) that no detector looked at, and why:
+    `gated` (nothing moved: ingest, runs of at most 10 s), `late`, `decode`, `too_large` (ingest),
+    `too_old`, `superseded`, `undecodable`, `no_model` (detect)."""
+
+    camera_id: str
+    start_us: int
+    end_us: int
+    frames: int
+    reason: str
+
+
+class SightingUpdated(msgspec.Struct, frozen=True, tag="sighting.updated", tag_field="type"):
+    """Topic `sightings`: a sighting, whole, as it is now. `thumbnail` (JPEG) comes with the first
+    update that has it and with each better one. After `ended` nothing more comes."""
+
+    sighting: Sighting
+    ended: bool
+    sent_at_us: int
+    thumbnail: bytes | None = None
+
+
 SegmentEvent = SegmentArchived | SegmentPurged
-StatusEvent = StatusChanged | GapRecorded | RecorderStatus
-Event = (
-    CameraChanged | SegmentArchived | SegmentPurged | StatusChanged | GapRecorded | RecorderStatus
-)
+DetectionEvent = FrameAnalysed | FramesPassedOver
+StatusEvent = StatusChanged | GapRecorded | RecorderStatus | DetectorStatus
+Event = CameraChanged | SegmentEvent | StatusEvent | DetectionEvent | SightingUpdated
 
 _encoder = msgspec.json.Encoder()
 T = TypeVar("T")
@@ -170,6 +246,8 @@ class FrameMeta(NamedTuple):
     height: int
     epoch: int
     sequence: int
+    covers_us: int = 0
+    """Time since the sampled frame before it, gated or not; at most 10 s."""
 
     def headers(self) -> Headers:
         """As bus headers `lp_*`, decimal text."""

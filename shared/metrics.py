@@ -45,6 +45,22 @@ FRAMES_SKIPPED = _counter(
     "lamppost_frames_skipped", "Analysis frames skipped from their header, by reason.", ("reason",)
 )
 FRAMES_ANALYSED = _counter("lamppost_frames_analysed", "Analysis frames that a detector looked at.")
+DETECT_SECONDS = _histogram("lamppost_detect_seconds", "Forward pass of one batch of frames.")
+FRAME_AGE_SECONDS = _histogram(
+    "lamppost_frame_age_seconds", "Capture of a frame to its boxes published."
+)
+TRACKS = _gauge("lamppost_tracks", "Things being followed now.")
+SIGHTINGS_SENT = _counter("lamppost_sightings_sent", "Sightings begun, by class.", ("class_name",))
+DETECTIONS_DROPPED = _counter(
+    "lamppost_detections_dropped", "Results that could not be published, by topic.", ("topic",)
+)
+SIGHTINGS_INDEXED = _counter("lamppost_sightings_indexed", "Updates of sightings written.")
+SIGHTINGS_CLOSED = _counter(
+    "lamppost_sightings_closed", "Sightings closed because nothing more came for 60 s."
+)
+BOXES_WRITTEN = _counter(
+    "lamppost_boxes_written", "Boxes objects written beside segments.", ("outcome",)
+)
 LIVE_CLIENTS = _gauge("lamppost_live_clients", "Readers of live streams.")
 LIVE_DROPPED = _counter("lamppost_live_dropped", "Live readers dropped because they were slow.")
 SPOOL_ITEMS = _gauge("lamppost_spool_items", "Files waiting in the spool.")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shared import civil
 from shared.errors import Kind, LamppostError
+from shared.sightings import CLASSES
 
 PREFIX = "LAMPPOST_"
 NOT_SETTINGS = {"LAMPPOST_CONFIG", "LAMPPOST_DATA", "LAMPPOST_URL", "LAMPPOST_KEY"}
@@ -128,9 +129,41 @@ class Api(Section):
 
 
 class Detect(Section):
-    """Object detection (empty of models until the next release)."""
+    """Object detection."""
 
+    model: str = Field(
+        "coco-ssd-480x640",
+        description="Name of an installed model (`lamppost model list`), or the path of a file.",
+    )
+    model_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Hash that a model named by path must have."
+    )
+    models_dir: Path = Field(Path("models"), description="Folder of the installed models.")
+    adapter: Literal["auto", "openvino", "onnxruntime", "yolo"] = Field(
+        "auto", description="`auto`: OpenVINO, else ONNX Runtime; `yolo`: ultralytics (an extra)."
+    )
+    precision: Literal["auto", "f32"] = Field(
+        "auto", description="`auto`: what the runtime finds fastest; recorded in each sighting."
+    )
+    device: str = Field("auto", description="Of the `yolo` adapter: `auto`, `cpu`, `cuda:0`.")
+    workers: int | None = Field(
+        None, ge=0, le=64, description="Worker processes; none: one a core; 0: no detection."
+    )
+    nice: int = Field(10, ge=0, le=19, description="How far detection steps back for recording.")
+    batch: int = Field(1, ge=1, le=64, description="Most frames in one forward pass (GPU: 8).")
+    classes: tuple[str, ...] = Field(CLASSES, description="COCO classes kept.")
+    threshold: float = Field(
+        0.2, gt=0, lt=1, description="Least confidence, applied before suppression."
+    )
     max_frame_age_s: float = Field(2.0, gt=0, description="Older frames are skipped.")
+    update_s: float = Field(2.0, gt=0, description="Seconds between updates of one sighting.")
+
+    @field_validator("classes")
+    @classmethod
+    def _kept(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(value) - set(CLASSES)):
+            raise ValueError(f"not among {', '.join(CLASSES)}: {', '.join(unknown)}")
+        return value
 
 
 class Stores(Section):
@@ -145,6 +178,9 @@ class Stores(Section):
 class Demo(Section):
     """`make run`'s illustrative cameras."""
 
+    sample_fps: float = Field(
+        1.0, gt=0, le=10, description="Analysis frames a second of a demo camera."
+    )
     cameras: int = Field(15, ge=1, le=24, description="How many cameras the demo replays.")
     max_day_bytes: int = Field(80_000_000_000, ge=1, description="Most bytes a day, all cameras.")
 

@@ -18,6 +18,7 @@ from shared.errors import Kind, LamppostError
 from shared.messages import CAMERAS, CameraChanged
 from shared.platform import Platform
 from shared.settings import Settings
+from shared.sightings import Zone
 
 SERVICE = "api"
 MAX_CAMERAS = 20_000
@@ -64,7 +65,7 @@ async def add_cameras(
                 camera, version=1, created_at_us=now_us, deleted_at_us=None
             )
             await queries.insert_camera(connection, camera_row(fresh, now_us))
-            await _tell(connection, fresh, now_us)
+            await tell(connection, fresh, now_us)
             await audit.append(connection, entry_for(fresh))
             added.append(fresh)
     return added
@@ -99,7 +100,7 @@ async def change_camera(
             check_camera(after, settings)
         after = msgspec.structs.replace(after, id=before.id, version=before.version + 1)
         await queries.update_camera(connection, camera_row(after, now_us))
-        await _tell(connection, after, now_us)
+        await tell(connection, after, now_us)
         await audit.append(connection, entry_for(after))
     return after
 
@@ -110,13 +111,25 @@ async def tell_again(platform: Platform, camera_id: str) -> bool:
     async with platform.database.write([camera_id]) as connection:
         camera = await queries.camera(connection, camera_id)
         if camera is not None:
-            await _tell(connection, camera, platform.clock.now_us())
+            await tell(connection, camera, platform.clock.now_us())
     return camera is not None
 
 
-async def _tell(connection: AsyncConnection, camera: Camera, now_us: int) -> None:
-    """The recorders learn of it from topic `cameras`, through the outbox."""
+async def tell(connection: AsyncConnection, camera: Camera, now_us: int) -> None:
+    """Recorders and detectors learn of it, and of its zones, from topic `cameras`, through the
+    outbox of the caller's transaction."""
+    zones = tuple(
+        Zone(
+            id=row["id"],
+            kind=row["kind"],
+            name=row["name"],
+            points=tuple((x, y) for x, y in row["points"]),
+            directions=row["directions"],
+            version=row["version"],
+        )
+        for row in await queries.zones(connection, camera.id)
+    )
     message = outbox.event(
-        CAMERAS.name, camera.id, CameraChanged(camera), source=SERVICE, at_us=now_us
+        CAMERAS.name, camera.id, CameraChanged(camera, zones), source=SERVICE, at_us=now_us
     )
     await outbox.add(connection, SERVICE, [message], at_us=now_us)

@@ -27,6 +27,7 @@ from shared.clock import SECOND_US
 from shared.errors import Kind, LamppostError
 from shared.messages import (
     CAMERA_STATUS,
+    DetectorStatus,
     GapRecorded,
     RecorderStatus,
     StatusChanged,
@@ -58,7 +59,8 @@ def read_positions(event_id: str) -> dict[Partition, int]:
 
 
 class Viewer:
-    """Which events a person may see: those of cameras in scope; recorders' own only unlimited."""
+    """Which events a person may see: those of cameras in scope; recorders' and detectors' own
+    only unlimited."""
 
     def __init__(self, granted: Granted) -> None:
         self._granted = granted
@@ -68,7 +70,7 @@ class Viewer:
         subject = self._granted.principal.subject
         if subject.districts is None and subject.camera_ids is None:
             return True
-        if isinstance(event, RecorderStatus):
+        if isinstance(event, RecorderStatus | DetectorStatus):
             return False
         if event.camera_id not in self._known:
             async with self._granted.context.platform.database.read() as connection:
@@ -93,6 +95,12 @@ def data_of(event: StatusEvent, context: ApiContext) -> tuple[str, bytes]:
             "detail": event.detail,
         }
         return "camera.gap", msgspec.json.encode(body)
+    if isinstance(event, DetectorStatus):
+        body = {"at": civil.rfc3339(event.at_us, zone)}
+        for name in ("worker", "model", "precision", "cameras", "analysed", "skipped", "lag_s"):
+            body[name] = getattr(event, name)
+        body |= {"detail": event.detail, "stopped": event.stopped}
+        return "detector.status", msgspec.json.encode(body)
     body = {
         "recorder": event.recorder,
         "at": civil.rfc3339(event.at_us, zone),
@@ -176,8 +184,8 @@ async def camera_status(
     granted: Annotated[Granted, Depends(Requires(Action.CAMERA_STATUS))],
     last_event_id: Annotated[str | None, Header(max_length=12_000)] = None,
 ) -> StreamingResponse:
-    """Server-sent events `camera.status`, `camera.gap`, `recorder.status`. Without `Last-Event-ID`
-    the present state of each camera comes first."""
+    """Server-sent events `camera.status`, `camera.gap`, `recorder.status`, `detector.status`.
+    Without `Last-Event-ID` the present state of each camera comes first."""
     context = granted.context
     positions = read_positions(last_event_id) if last_event_id else None
     if context.streams >= MAX_STREAMS:

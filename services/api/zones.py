@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api import camera_check, etags, problems, queries
+from services.api import camera_check, camera_store, etags, problems, queries
 from services.api.access import Action
 from services.api.deps import Granted, Requires
 from services.api.models import CameraId, Page, Text100
@@ -91,12 +91,12 @@ async def post_zone(
                 Kind.CONFLICT, f"A camera has at most {MAX_ZONES} zones.", fix="Remove one first."
             )
         await queries.insert_zone(connection, values)
+        await camera_store.tell(connection, camera, now_us)
         await audit.append(connection, _entry(granted, camera_id, values["id"], "zone.create"))
     return etags.reply(request, _out(values), etags.of_version(1), 201)
 
 
 async def _one(granted: Granted, camera_id: str, zone_id: str) -> RowMapping:
-    await granted.camera(camera_id)
     async with granted.context.platform.database.read() as connection:
         row = await queries.zone(connection, camera_id, zone_id)
     if row is None:
@@ -111,6 +111,7 @@ async def get_zone(
     camera_id: CameraId, zone_id: Text100, granted: Reads, request: Request
 ) -> Response:
     """One zone, with an ETag of its version."""
+    await granted.camera(camera_id)
     row = await _one(granted, camera_id, zone_id)
     return etags.reply(request, _out(row), etags.of_version(row["version"]))
 
@@ -129,6 +130,7 @@ async def put_zone(
     if_match: etags.IfMatch = None,
 ) -> Response:
     """Replaces it whole."""
+    camera = await granted.camera(camera_id)
     await _one(granted, camera_id, zone_id)
     values = _values(body)
     async with granted.context.platform.database.write() as connection:
@@ -138,6 +140,7 @@ async def put_zone(
         etags.check_match(if_match, row["version"])
         values |= {"version": row["version"] + 1, "updated_at_us": granted.context.now_us()}
         await queries.update_zone(connection, zone_id, values)
+        await camera_store.tell(connection, camera, values["updated_at_us"])
         await audit.append(connection, _entry(granted, camera_id, zone_id, "zone.change"))
     out = _out({**row, **values})
     return etags.reply(request, out, etags.of_version(out.version))
@@ -150,11 +153,12 @@ async def delete_zone(
     camera_id: CameraId, zone_id: Text100, granted: Writes, if_match: etags.IfMatch = None
 ) -> None:
     """Sightings keep the name they were given."""
-    await granted.camera(camera_id)
+    camera = await granted.camera(camera_id)
     async with granted.context.platform.database.write() as connection:
         row = await queries.zone(connection, camera_id, zone_id)
         if row is None:
             raise LamppostError(Kind.NOT_FOUND, "The camera has no such zone.")
         etags.check_match(if_match, row["version"])
         await queries.delete_zone(connection, zone_id)
+        await camera_store.tell(connection, camera, granted.context.now_us())
         await audit.append(connection, _entry(granted, camera_id, zone_id, "zone.delete"))

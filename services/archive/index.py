@@ -7,35 +7,21 @@ Boxes beside the segments and the closing of silent sightings come with detectio
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from services.archive import queries
 from services.archive.commit import default_policy
-from shared import log, metrics, retention, runtime
+from shared import log, metrics, runtime
 from shared.bus import Consumer, Record
 from shared.db import policies
+from shared.db.rows import sighting_row
 from shared.errors import Kind, LamppostError
-from shared.messages import SIGHTINGS, decode
+from shared.messages import SIGHTINGS, SightingUpdated, decode
 from shared.platform import Platform
-from shared.retention import Policy
 from shared.runtime import Stop
 from shared.settings import Settings
+from shared.sightings import Sighting
 
 GROUP = "archive-index"
 MAX_RECORDS = 500
-
-
-class SightingUpdate(msgspec.Struct, frozen=True, kw_only=True):
-    """What the index needs of a sighting; the message itself is kept as it came."""
-
-    id: str
-    camera_id: str
-    start_us: int
-    end_us: int
-    class_name: str
-    confidence: float
 
 
 class SightingIndexer:
@@ -74,19 +60,22 @@ class SightingIndexer:
             raise
 
     async def _write(self, records: list[Record]) -> None:
-        updates: dict[str, tuple[SightingUpdate, bytes]] = {}
+        updates: dict[str, SightingUpdated] = {}
         for record in records:
             try:
-                update = decode(record.value, SightingUpdate)
-                _check(update)
-                updates[update.id] = (update, record.value)
+                update = decode(record.value, SightingUpdated)
+                _check(update.sighting)
+                updates[update.sighting.id] = update
             except LamppostError as error:
                 metrics.BUS_POISON.labels(SIGHTINGS.name).inc()
                 self._log.warning("sighting set aside", offset=record.offset, cause=str(error))
         now_us = self._platform.clock.now_us()
         async with self._platform.database.write() as connection:
             policy = await policies.newest(connection) or default_policy(self._settings)
-            rows = [_row(one, data, policy, now_us) for one, data in updates.values()]
+            rows = [
+                sighting_row(update.sighting, policy, now_us, ended=update.ended)
+                for update in updates.values()
+            ]
             # Footage that is gone has no sightings, however late they come (edge case 15).
             await queries.upsert_sightings(
                 connection, [row for row in rows if row["expires_at_us"] > now_us]
@@ -98,22 +87,8 @@ class SightingIndexer:
             await consumer.close()
 
 
-def _check(update: SightingUpdate) -> None:
-    if update.end_us <= update.start_us or not 0 < len(update.id) <= 64:
+def _check(sighting: Sighting) -> None:
+    if sighting.end_us <= sighting.start_us or not 0 < len(sighting.id) <= 64:
         raise LamppostError(Kind.CORRUPT, "The sighting has no usable id or times.")
-
-
-def _row(update: SightingUpdate, data: bytes, policy: Policy, now_us: int) -> dict[str, Any]:
-    end_us = min(update.end_us, now_us)
-    return {
-        "id": update.id,
-        "camera_id": update.camera_id,
-        "start_us": update.start_us,
-        "end_us": update.end_us,
-        "recording_date": retention.recording_date(update.end_us, policy.zone),
-        "expires_at_us": retention.expires_at_us(end_us, policy),
-        "class_name": update.class_name[:32],
-        "confidence": update.confidence,
-        "data": data,
-        "committed_at_us": now_us,
-    }
+    if not sighting.path:
+        raise LamppostError(Kind.CORRUPT, "The sighting has no path.")

@@ -277,9 +277,11 @@ async def lone_sightings(
 
 
 async def delete_sightings(connection: AsyncConnection, sighting_ids: Sequence[str]) -> None:
-    """Those rows."""
+    """Those rows, and their thumbnails."""
+    thumbnail = tables.thumbnail
     for first in range(0, len(sighting_ids), CHUNK):
         chunk = sighting_ids[first : first + CHUNK]
+        await connection.execute(sa.delete(thumbnail).where(thumbnail.c.sighting_id.in_(chunk)))
         await connection.execute(sa.delete(_sighting).where(_sighting.c.id.in_(chunk)))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import RowMapping
 
+from shared import retention
 from shared.domain import (
     Camera,
     ClockSource,
@@ -19,7 +20,8 @@ from shared.domain import (
     HoldReason,
     Segment,
 )
-from shared.retention import Facts
+from shared.retention import Facts, Policy
+from shared.sightings import Sighting, bounds
 
 _camera = msgspec.json.Decoder(Camera)
 _fragments = msgspec.msgpack.Decoder(tuple[Fragment, ...])
@@ -160,3 +162,39 @@ def hold_row(hold: Hold) -> dict[str, Any]:
         "reason": hold.reason.value,
         "officers": list(hold.officers),
     }
+
+
+_sighting = msgspec.json.Decoder(Sighting)
+
+
+def sighting_row(sighting: Sighting, policy: Policy, now_us: int, *, ended: bool) -> dict[str, Any]:
+    """Column values of a sighting: it expires with its footage, and never by a time to come."""
+    min_x, min_y, max_x, max_y = bounds(sighting)
+    end_us = min(sighting.end_us, now_us)
+    return {
+        "id": sighting.id,
+        "camera_id": sighting.camera_id,
+        "start_us": sighting.start_us,
+        "end_us": sighting.end_us,
+        "recording_date": retention.recording_date(sighting.end_us, policy.zone),
+        "expires_at_us": retention.expires_at_us(end_us, policy),
+        "class_name": sighting.class_name[:32],
+        "confidence": sighting.confidence,
+        "min_x": min_x,
+        "min_y": min_y,
+        "max_x": max_x,
+        "max_y": max_y,
+        "speed": sighting.speed.value,
+        "colour_upper": sighting.colours.upper,
+        "colour_lower": sighting.colours.lower,
+        "colour_vehicle": sighting.colours.vehicle,
+        "ended": ended,
+        "zones_version": sighting.zones_version,
+        "data": msgspec.json.encode(sighting),
+        "committed_at_us": now_us,
+    }
+
+
+def sighting_of(data: bytes) -> Sighting:
+    """The sighting of a row's `data`."""
+    return _sighting.decode(data)

@@ -2,8 +2,8 @@
 
 Migrations build it (shared/db/migrations); a test compares the two. One writer each: camera, zone,
 hold, user, api_key, session, setup_link, media_session (api) · segment (archive inserts, retention
-ends) · gap, sighting (archive) · tombstone, purge_claim, breaker, policy, ledger_day, retention_run
-(retention) · audit (append-only, through shared/audit.py) · outbox (its service).
+ends) · gap, sighting, thumbnail (archive) · tombstone, purge_claim, breaker, policy, ledger_day,
+retention_run (retention) · audit (append-only, through shared/audit.py) · outbox (its service).
 """
 
 from __future__ import annotations
@@ -93,6 +93,13 @@ segment = sa.Table(
     sa.Column("repaired", sa.Boolean, nullable=False, server_default=sa.false()),
     _text("software", 64),
     _us("committed_at_us"),
+    # The boxes object beside it, and what detection saw of it: null until that is written.
+    sa.Column("boxes_sha256", sa.String(64), nullable=True),
+    _us("boxes_size_bytes", nullable=True),
+    sa.Column("boxes_partial", sa.Boolean, nullable=True),
+    _us("analysed_us", nullable=True),
+    _us("gated_us", nullable=True),
+    _us("dropped_us", nullable=True),
     sa.Index("ix_segment_camera_end", "camera_id", "end_us"),
     sa.Index("ix_segment_expires", "expires_at_us", "camera_id"),
     sa.Index("ix_segment_date_camera", "recording_date", "camera_id"),
@@ -134,10 +141,35 @@ sighting = sa.Table(
     _us("expires_at_us"),
     _text("class_name", 32, None),
     sa.Column("confidence", sa.Float, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=True),
+    sa.Column("min_x", sa.Float, nullable=False),  # bounds of the path
+    sa.Column("min_y", sa.Float, nullable=False),
+    sa.Column("max_x", sa.Float, nullable=False),
+    sa.Column("max_y", sa.Float, nullable=False),
+    _text("speed", 8, None),
+    sa.Column("colour_upper", sa.String(8), nullable=True),
+    sa.Column("colour_lower", sa.String(8), nullable=True),
+    sa.Column("colour_vehicle", sa.String(8), nullable=True),
+    sa.Column("ended", sa.Boolean, nullable=False),
+    _us("zones_version"),
+    sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
     _us("committed_at_us"),
     sa.Index("ix_sighting_camera_start", "camera_id", "start_us"),
+    sa.Index("ix_sighting_start", "start_us", "id"),
+    sa.Index(
+        "ix_sighting_open",
+        "end_us",
+        sqlite_where=sa.text("ended = 0"),
+        postgresql_where=sa.text("NOT ended"),
+    ),
     sa.Index("ix_sighting_expires", "expires_at_us"),
+)
+
+thumbnail = sa.Table(
+    "thumbnail",
+    metadata,  # lives and dies with its sighting's row
+    sa.Column("sighting_id", sa.String(64), primary_key=True),
+    _us("captured_us"),
+    sa.Column("jpeg", sa.LargeBinary, nullable=False),
 )
 
 policy = sa.Table(

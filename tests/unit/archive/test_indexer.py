@@ -5,26 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+
 from services.archive.service import build
 from shared.bus import Message
 from shared.clock import DAY_US, HOUR_US
 from shared.db import tables
-from tests.support import archiving
+from tests.support import archiving, sightings
 from tests.support.archiving import START_US, all_rows
 
 
 def _update(number: int, **changes: object) -> Message:
-    value = {
-        "id": f"sighting-{number}",
-        "camera_id": "cam",
-        "start_us": START_US,
-        "end_us": START_US + 1_000_000 * (number + 1),
-        "class_name": "person",
-        "confidence": 0.5,
-        "path": [[0.1, 0.2]],
-        **changes,
-    }
-    return Message("sightings", "cam", json.dumps(value).encode())
+    made = sightings.sighting(f"sighting-{number}", start_us=START_US, seconds=number + 1)
+    return sightings.updated(msgspec.structs.replace(made, **changes))
 
 
 async def test_updates_are_upserted_and_nonsense_is_passed_over(tmp_path: Path) -> None:
@@ -48,5 +41,5 @@ async def test_updates_are_upserted_and_nonsense_is_passed_over(tmp_path: Path) 
         (row,) = await all_rows(platform, tables.sighting)
         assert (row["id"], row["confidence"]) == ("sighting-1", 0.9)
         assert row["expires_at_us"] == START_US - 8 * HOUR_US + 31 * DAY_US
-        assert json.loads(row["data"])["path"] == [[0.1, 0.2]]
+        assert json.loads(row["data"])["path"][0] == [0, 0.2, 0.5, 0.2]
         await index._leave()

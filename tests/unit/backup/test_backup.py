@@ -25,7 +25,7 @@ from shared.errors import Kind, LamppostError
 from shared.messages import CameraChanged, decode
 from shared.platform import Platform
 from shared.settings import Settings
-from tests.support import archiving
+from tests.support import archiving, sightings
 from tests.support.archiving import MINUTE_US, START_US, all_rows, file_segment, segment
 
 CLOCK_US = START_US + MINUTE_US
@@ -105,17 +105,8 @@ class World:
 
 
 def _sighting() -> dict[str, Any]:
-    return {
-        "id": "sighting",
-        "camera_id": "cam",
-        "start_us": START_US,
-        "end_us": START_US + 1,
-        "recording_date": DAY,
-        "expires_at_us": LATER_US,
-        "class_name": "person",
-        "confidence": 0.5,
-        "committed_at_us": CLOCK_US,
-    }
+    made = sightings.sighting("sighting", "cam", START_US)
+    return sightings.row(made, now_us=CLOCK_US, day=DAY, expires_at_us=LATER_US)
 
 
 @pytest.fixture

@@ -331,7 +331,9 @@ def test_4_bytes_that_no_row_names_past_their_expiry(world: World) -> None:
 def test_4_a_sighting_that_outlived_its_footage(world: World) -> None:
     world.sql(
         "INSERT INTO sighting (id, camera_id, start_us, end_us, recording_date, expires_at_us,"
-        " class_name, confidence, committed_at_us) VALUES ('s', 'cam', ?, ?, ?, ?, 'person', 1, 0)",
+        " class_name, confidence, min_x, min_y, max_x, max_y, speed, ended, zones_version, data,"
+        " committed_at_us) VALUES ('s', 'cam', ?, ?, ?, ?, 'person', 1, 0, 0, 1, 1, 'still', 1, 0,"
+        " x'7b7d', 0)",
         PURGED_US,
         PURGED_US + 1,
         date(2024, 4, 16).isoformat(),

@@ -18,6 +18,7 @@ from shared.errors import Kind, LamppostError
 from shared.ids import boxes_key
 from shared.retention import Access
 from shared.tombstones import journal, unpack_segments
+from tests.support import sightings
 from tests.support.retention_asks import access_of, expiry_of, gone
 from tests.support.retention_world import OFFICER, Crash, World, local, world
 
@@ -152,15 +153,13 @@ async def sighting(w: World, name: str, start: str, seconds: int, expires_us: in
     async with w.database.write() as connection:
         await connection.execute(
             sa.insert(tables.sighting).values(
-                id=name,
-                camera_id="cam-1",
-                start_us=start_us,
-                end_us=start_us + seconds * SECOND_US,
-                recording_date=date(2024, 4, 16),
-                expires_at_us=expires_us,
-                class_name="person",
-                confidence=0.9,
-                committed_at_us=w.clock.now_us(),
+                sightings.row(
+                    sightings.sighting(name, "cam-1", start_us, seconds),
+                    now_us=w.clock.now_us(),
+                    day=date(2024, 4, 16),
+                    end_us=start_us + seconds * SECOND_US,
+                    expires_at_us=expires_us,
+                )
             )
         )
 

@@ -240,6 +240,12 @@ def upgrade() -> None:
         sa.Column("repaired", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.Column("software", sa.String(length=64), server_default="", nullable=False),
         sa.Column("committed_at_us", sa.BigInteger(), nullable=False),
+        sa.Column("boxes_sha256", sa.String(length=64), nullable=True),
+        sa.Column("boxes_size_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("boxes_partial", sa.Boolean(), nullable=True),
+        sa.Column("analysed_us", sa.BigInteger(), nullable=True),
+        sa.Column("gated_us", sa.BigInteger(), nullable=True),
+        sa.Column("dropped_us", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_segment")),
         sa.UniqueConstraint("key", name=op.f("uq_segment_key")),
     )
@@ -274,11 +280,37 @@ def upgrade() -> None:
         sa.Column("expires_at_us", sa.BigInteger(), nullable=False),
         sa.Column("class_name", sa.String(length=32), nullable=False),
         sa.Column("confidence", sa.Float(), nullable=False),
-        sa.Column("data", sa.LargeBinary(), nullable=True),
+        sa.Column("min_x", sa.Float(), nullable=False),
+        sa.Column("min_y", sa.Float(), nullable=False),
+        sa.Column("max_x", sa.Float(), nullable=False),
+        sa.Column("max_y", sa.Float(), nullable=False),
+        sa.Column("speed", sa.String(length=8), nullable=False),
+        sa.Column("colour_upper", sa.String(length=8), nullable=True),
+        sa.Column("colour_lower", sa.String(length=8), nullable=True),
+        sa.Column("colour_vehicle", sa.String(length=8), nullable=True),
+        sa.Column("ended", sa.Boolean(), nullable=False),
+        sa.Column("zones_version", sa.BigInteger(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.Column("committed_at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sighting")),
     )
     op.create_index("ix_sighting_camera_start", "sighting", ["camera_id", "start_us"], unique=False)
+    op.create_index("ix_sighting_start", "sighting", ["start_us", "id"], unique=False)
+    op.create_index(
+        "ix_sighting_open",
+        "sighting",
+        ["end_us"],
+        unique=False,
+        sqlite_where=sa.text("ended = 0"),
+        postgresql_where=sa.text("NOT ended"),
+    )
+    op.create_table(
+        "thumbnail",
+        sa.Column("sighting_id", sa.String(length=64), nullable=False),
+        sa.Column("captured_us", sa.BigInteger(), nullable=False),
+        sa.Column("jpeg", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("sighting_id", name=op.f("pk_thumbnail")),
+    )
     op.create_index("ix_sighting_expires", "sighting", ["expires_at_us"], unique=False)
     op.create_table(
         "tombstone",
