@@ -140,6 +140,10 @@ class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_fie
     """Age of the newest result, from capture to boxes."""
     detail: str = ""
     stopped: bool = False
+    started_us: int = 0
+    """Which process of this worker speaks: its counts begin anew with each."""
+    sightings: int = 0
+    """Begun since its start."""
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True):
