@@ -176,6 +176,7 @@ class FrameAnalysed(msgspec.Struct, frozen=True, tag="frame.analysed", tag_field
     model: str
     precision: str
     boxes: tuple[Box, ...]
+    model_sha256: str = ""
 
 
 class FramesPassedOver(msgspec.Struct, frozen=True, tag="frames.passed_over", tag_field="type"):

@@ -167,7 +167,9 @@ def hold_row(hold: Hold) -> dict[str, Any]:
 _sighting = msgspec.json.Decoder(Sighting)
 
 
-def sighting_row(sighting: Sighting, policy: Policy, now_us: int, *, ended: bool) -> dict[str, Any]:
+def sighting_row(
+    sighting: Sighting, policy: Policy, now_us: int, *, ended: bool, sent_at_us: int = 0
+) -> dict[str, Any]:
     """Column values of a sighting: it expires with its footage, and never by a time to come."""
     min_x, min_y, max_x, max_y = bounds(sighting)
     end_us = min(sighting.end_us, now_us)
@@ -191,6 +193,7 @@ def sighting_row(sighting: Sighting, policy: Policy, now_us: int, *, ended: bool
         "ended": ended,
         "zones_version": sighting.zones_version,
         "data": msgspec.json.encode(sighting),
+        "sent_at_us": sent_at_us,
         "committed_at_us": now_us,
     }
 

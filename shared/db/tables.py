@@ -104,6 +104,12 @@ segment = sa.Table(
     sa.Index("ix_segment_expires", "expires_at_us", "camera_id"),
     sa.Index("ix_segment_date_camera", "recording_date", "camera_id"),
     sa.Index("ix_segment_committed", "committed_at_us"),
+    sa.Index(
+        "ix_segment_undecided",
+        "end_us",
+        sqlite_where=sa.text("analysed_us IS NULL"),
+        postgresql_where=sa.text("analysed_us IS NULL"),
+    ),
     sa.UniqueConstraint("key"),
 )
 
@@ -152,6 +158,7 @@ sighting = sa.Table(
     sa.Column("ended", sa.Boolean, nullable=False),
     _us("zones_version"),
     sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
+    sa.Column("sent_at_us", sa.BigInteger, nullable=False, server_default="0"),  # by its update
     _us("committed_at_us"),
     sa.Index("ix_sighting_camera_start", "camera_id", "start_us"),
     sa.Index("ix_sighting_start", "start_us", "id"),

@@ -256,6 +256,14 @@ def upgrade() -> None:
         "ix_segment_date_camera", "segment", ["recording_date", "camera_id"], unique=False
     )
     op.create_index("ix_segment_expires", "segment", ["expires_at_us", "camera_id"], unique=False)
+    op.create_index(
+        "ix_segment_undecided",
+        "segment",
+        ["end_us"],
+        unique=False,
+        sqlite_where=sa.text("analysed_us IS NULL"),
+        postgresql_where=sa.text("analysed_us IS NULL"),
+    )
     op.create_table(
         "segment_fragments",
         sa.Column("segment_id", sa.String(length=64), nullable=False),
@@ -291,6 +299,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.Boolean(), nullable=False),
         sa.Column("zones_version", sa.BigInteger(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("sent_at_us", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("committed_at_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sighting")),
     )
