@@ -18,7 +18,7 @@ from shared.domain import (
     RecordingState,
     Segment,
 )
-from shared.messages import FrameMeta
+from shared.messages import FrameMeta, FramesPassedOver
 
 
 class OpenSegment(NamedTuple):
@@ -80,7 +80,9 @@ class FrameSampled(NamedTuple):
     jpeg: bytes
 
 
-MediaEvent = FragmentWritten | SegmentFiled | GapFiled | StateChanged | FrameSampled
+AnalysisEvent = FrameSampled | FramesPassedOver
+"""What a sampler says: each frame that detection should see, and the time of those it will not."""
+MediaEvent = FragmentWritten | SegmentFiled | GapFiled | StateChanged | AnalysisEvent
 
 
 class MediaPath(Protocol):

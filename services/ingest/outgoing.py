@@ -1,7 +1,8 @@
 """What goes to the bus: bounded queues between the media path and a bus that may be slow or away.
 
-Frames: the oldest goes first, counted. Statuses: kept until the bus takes them; past the limit the
-oldest goes, counted, since each is repeated at the next interval anyway. Nothing here ever makes
+Frames: the oldest goes first, counted. Statuses, and what was passed over: kept until the bus takes
+them; past the limit the oldest goes, counted. A status is repeated at the next interval anyway, and
+a lost account of frames leaves time that nobody claims to have looked at. Nothing here ever makes
 the media path wait. See docs/architecture.md, "ingest".
 """
 
@@ -13,13 +14,16 @@ from collections import deque
 from collections.abc import Callable
 
 from services.ingest.media import FrameSampled
+from services.ingest.passed_over import unseen
 from shared import civil, ids, log, metrics
 from shared.bus import Bus, Message
 from shared.clock import Clock
 from shared.errors import LamppostError
 from shared.messages import (
     CAMERA_STATUS,
+    DETECTIONS,
     FRAMES,
+    FramesPassedOver,
     RecorderStatus,
     StatusChanged,
     cloud_headers,
@@ -29,15 +33,50 @@ from shared.runtime import Backoff, Stop
 
 MAX_FRAMES = 96
 MAX_STATUSES = 4_096
+MAX_ACCOUNTS = 4_096
+"""Of frames passed over: half an hour of 24 quiet cameras."""
 FRAME_BATCH = 32
-STATUS_BATCH = 500
+KEPT_BATCH = 500
 
 FrameDone = Callable[[str, bool], None]
 """Called with the camera and whether its frame was dropped."""
 
 
+class Kept:
+    """Messages that wait, in order, until the bus takes them. Belongs to the event loop."""
+
+    def __init__(self, bus: Bus, most: int, dropped: Callable[[], None]) -> None:
+        self._bus, self._most, self._dropped = bus, most, dropped
+        self._waiting: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
+
+    def add(self, message: Message) -> None:
+        """Queue it; past the limit the oldest goes."""
+        if len(self._waiting) >= self._most:
+            self._waiting.popleft()
+            self._dropped()
+        self._waiting.append(message)
+        self._wake.set()
+
+    async def next(self, stop: Stop) -> bool:
+        """Whether there is something to send; waits for it or the stop."""
+        return await _next(self._wake, stop, bool(self._waiting))
+
+    async def flush(self) -> None:
+        """Publish what waits, in order. Raises LamppostError and keeps it when the bus refuses."""
+        async with self._flushing:
+            while self._waiting:
+                batch = list(itertools.islice(self._waiting, KEPT_BATCH))
+                await self._bus.publish(batch)
+                # Only now: a refusal leaves them queued. The queue may have lost its front.
+                for message in batch:
+                    if self._waiting and self._waiting[0] is message:
+                        self._waiting.popleft()
+
+
 class Outgoing:
-    """Two queues and the two loops that empty them. Belongs to the event loop."""
+    """Three queues and the loops that empty them. Belongs to the event loop."""
 
     def __init__(self, bus: Bus, clock: Clock, recorder: str, frame_done: FrameDone) -> None:
         self._bus = bus
@@ -45,10 +84,11 @@ class Outgoing:
         self._source = f"lamppost/ingest/{recorder}"
         self._frame_done = frame_done
         self._frames: deque[FrameSampled] = deque()
-        self._statuses: deque[Message] = deque()
         self._frames_wake = asyncio.Event()
-        self._statuses_wake = asyncio.Event()
-        self._flushing = asyncio.Lock()
+        status_lost = metrics.BUS_DROPPED.labels(CAMERA_STATUS.name)
+        account_lost = metrics.DETECTIONS_DROPPED.labels(DETECTIONS.name)
+        self._statuses = Kept(bus, MAX_STATUSES, status_lost.inc)
+        self._accounts = Kept(bus, MAX_ACCOUNTS, account_lost.inc)
         self._log = log.get("ingest.bus")
         self._limiter = log.Limiter(clock)
 
@@ -67,11 +107,14 @@ class Outgoing:
         kind = str(event.__struct_config__.tag)
         key = event.camera_id if isinstance(event, StatusChanged) else event.recorder
         headers = cloud_headers(kind, self._source, civil.rfc3339(event.at_us))
-        if len(self._statuses) >= MAX_STATUSES:
-            self._statuses.popleft()
-            metrics.BUS_DROPPED.labels(CAMERA_STATUS.name).inc()
-        self._statuses.append(Message(CAMERA_STATUS.name, key, encode(event), headers))
-        self._statuses_wake.set()
+        self._statuses.add(Message(CAMERA_STATUS.name, key, encode(event), headers))
+
+    def passed_over(self, event: FramesPassedOver) -> None:
+        """Queue the account of frames that detection will not see; the same run has the same id."""
+        kind = str(event.__struct_config__.tag)
+        message_id = ids.derived_id(event.camera_id, event.start_us, event.end_us, event.reason)
+        headers = cloud_headers(kind, self._source, civil.rfc3339(event.end_us), message_id)
+        self._accounts.add(Message(DETECTIONS.name, event.camera_id, encode(event), headers))
 
     async def send_frames(self, stop: Stop) -> None:
         """Publish frames until the stop. A bus that refuses loses them: they are old by then."""
@@ -92,27 +135,28 @@ class Outgoing:
 
     async def send_statuses(self, stop: Stop) -> None:
         """Publish statuses until the stop, again and again while the bus is away."""
+        await self._send(self._statuses, "statuses wait", stop)
+
+    async def send_accounts(self, stop: Stop) -> None:
+        """Publish accounts of frames passed over, as statuses."""
+        await self._send(self._accounts, "accounts of frames wait", stop)
+
+    async def _send(self, kept: Kept, what: str, stop: Stop) -> None:
         backoff = Backoff()
         while not stop.is_set:
-            if not await _next(self._statuses_wake, stop, bool(self._statuses)):
+            if not await kept.next(stop):
                 continue
             try:
-                await self.flush()
+                await kept.flush()
                 backoff.reset()
             except LamppostError as error:
-                self._say("statuses wait", error)
+                self._say(what, error)
                 await stop.sleep(self._clock, backoff.next_s())
 
     async def flush(self) -> None:
-        """Publish the statuses that wait, in order."""
-        async with self._flushing:
-            while self._statuses:
-                batch = list(itertools.islice(self._statuses, STATUS_BATCH))
-                await self._bus.publish(batch)
-                # Only now: a refusal leaves them queued. The queue may have lost its front.
-                for message in batch:
-                    if self._statuses and self._statuses[0] is message:
-                        self._statuses.popleft()
+        """Publish the statuses and accounts that wait, each in order."""
+        await self._statuses.flush()
+        await self._accounts.flush()
 
     def _frame_message(self, event: FrameSampled) -> Message:
         headers = cloud_headers(
@@ -130,6 +174,9 @@ class Outgoing:
     def _dropped(self, event: FrameSampled, reason: str) -> None:
         metrics.FRAMES_DROPPED.labels(reason).inc()
         self._frame_done(event.meta.camera_id, True)
+        account = unseen(event.meta, "too_large" if reason == "too_large" else "late")
+        if account is not None:
+            self.passed_over(account)
 
     def _say(self, what: str, error: LamppostError) -> None:
         if (held := self._limiter.allow(what)) is not None:

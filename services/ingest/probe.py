@@ -10,9 +10,10 @@ import threading
 import av
 import msgspec
 
+from services.ingest.decoder import Decoder
 from services.ingest.frames import JpegMaker, Masker, Scaler
 from services.ingest.rtsp_source import RtspSource
-from services.ingest.sampler import Decoder, SourceFactory
+from services.ingest.sampler import SourceFactory
 from services.ingest.source import PacketSource, SourceError, StreamInfo
 from services.ingest.source_memory import SourceMemory
 from shared.clock import Clock

@@ -16,7 +16,14 @@ import msgspec
 
 from services.ingest import repair
 from services.ingest.file_source import FileSource
-from services.ingest.media import FragmentWritten, FrameSampled, MediaEvent, SegmentFiled
+from services.ingest.media import (
+    AnalysisEvent,
+    FragmentWritten,
+    FrameSampled,
+    MediaEvent,
+    SegmentFiled,
+)
+from services.ingest.passed_over import unseen
 from services.ingest.recorder import CameraRecorder
 from services.ingest.recorder_parts import SamplerFactory, Sampling, SourceFactory, Tools
 from services.ingest.source import PacketSource, SourceError
@@ -70,6 +77,8 @@ class EventQueue:
                 self.dropped += 1
                 if isinstance(event, FrameSampled):
                     metrics.FRAMES_DROPPED.labels("reader_slow").inc()
+                    if (account := unseen(event.meta)) is not None:
+                        kept.append(account)
             else:
                 kept.append(event)
         while len(kept) > self._max_events:
@@ -167,7 +176,7 @@ class PyAvMedia:
         resume_us = self._spool.accounted_until(camera.id)
         return _source_at(camera, self._settings, self._clock, camera.source.url, resume_us)
 
-    def _sampler(self, camera: Camera, emit: Callable[[FrameSampled], None]) -> Sampling | None:
+    def _sampler(self, camera: Camera, emit: Callable[[AnalysisEvent], None]) -> Sampling | None:
         from services.ingest.sampler import Sampler
 
         def drop(reason: str) -> None:

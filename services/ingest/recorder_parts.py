@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from services.ingest.media import FrameSampled, MediaEvent
+from services.ingest.media import AnalysisEvent, MediaEvent
 from services.ingest.source import Packet, PacketSource, StreamInfo
 from services.ingest.spool_guard import SpoolGuard
 from shared.clock import Clock
@@ -31,7 +31,7 @@ class Sampling(Protocol):
 
 
 SourceFactory = Callable[[Camera], PacketSource]
-SamplerFactory = Callable[[Camera, Callable[[FrameSampled], None]], Sampling | None]
+SamplerFactory = Callable[[Camera, Callable[[AnalysisEvent], None]], Sampling | None]
 
 
 class Tools(NamedTuple):

@@ -9,21 +9,23 @@ docs/architecture.md, "ingest", analysis frames.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
 import av
 
+from services.ingest.decoder import Decoder
 from services.ingest.frames import JpegMaker, Masker, Scaler, shared_scaler
-from services.ingest.media import FrameSampled
+from services.ingest.media import AnalysisEvent, FrameSampled
 from services.ingest.motion import BackgroundGate, MotionGate
+from services.ingest.passed_over import Account
 from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
 from services.ingest.timeline import TRUST_AHEAD_US, TRUST_BEHIND_US
 from shared import log
 from shared.clock import SECOND_US, Clock
-from shared.domain import Camera, ClockSource, Codec
+from shared.domain import Camera, ClockSource
 from shared.messages import FrameMeta
 from shared.runtime import Backoff
 from shared.settings import Settings
@@ -32,9 +34,7 @@ SourceFactory = Callable[[Camera, Settings, Clock, str], PacketSource]
 
 QUEUE_PACKETS = 300
 QUEUE_BYTES = 16 * 1024 * 1024
-TIMES_MAX = 64
 JOIN_S = 2.0
-DECODERS = {Codec.H264: "h264", Codec.H265: "hevc"}
 UNCERTAINTY_US = {
     ClockSource.RTCP_SENDER_REPORT: 50_000,
     ClockSource.FILE_REPLAY: 1_000,
@@ -46,6 +46,15 @@ class _Offer(NamedTuple):
     packet: Packet
     info: StreamInfo
     offered_us: int
+
+
+class _Lost(NamedTuple):
+    """Sampled frames that the queue had no room for, or that no decoder could begin with."""
+
+    reason: str
+    at_us: int
+    """The newest one's capture."""
+    frames: int
 
 
 class Pace:
@@ -66,53 +75,6 @@ class Pace:
         return True
 
 
-class Decoder:
-    """A stream's decoder: packets in, frames with their packet's times out. One thread."""
-
-    def __init__(self) -> None:
-        self._context: av.VideoCodecContext | None = None
-        self._made_for: tuple[Codec, bytes] | None = None
-        self._times: OrderedDict[int, Packet] = OrderedDict()
-        self._number = 0
-
-    def frames(
-        self, packet: Packet, info: StreamInfo, *, alone: bool
-    ) -> list[tuple[av.VideoFrame, Packet]]:
-        """Frames that are ready; with `alone` the packet's own, decoded by itself.
-
-        Raises av.FFmpegError on a picture that cannot be decoded.
-        """
-        context = self._open(info, packet.new_extradata or info.extradata)
-        self._number += 1
-        self._times[self._number] = packet
-        while len(self._times) > TIMES_MAX:
-            self._times.popitem(last=False)
-        coded = av.Packet(packet.data)
-        coded.pts = self._number
-        frames = list(context.decode(coded))
-        if alone:
-            frames += context.decode(None)
-            # One picture every few seconds: a decoder kept for it would hold its frames meanwhile,
-            # 9 MB a camera at 1080p.
-            self._context = None
-        return [(frame, self._times.get(frame.pts or 0, packet)) for frame in frames]
-
-    def reset(self) -> None:
-        """Forget the stream: the next packet is a key frame."""
-        self._context = self._made_for = None
-        self._times.clear()
-
-    def _open(self, info: StreamInfo, extradata: bytes) -> av.VideoCodecContext:
-        wanted = (info.codec, extradata)
-        if self._context is None or self._made_for != wanted:
-            context = av.CodecContext.create(DECODERS[info.codec], "r")
-            assert isinstance(context, av.VideoCodecContext)
-            context.thread_count = 1
-            context.extradata = extradata or None
-            self._context, self._made_for = context, wanted
-        return self._context
-
-
 class Sampler:
     """Begins by itself at the first `offer`, or at `start`; ends with `stop`."""
 
@@ -121,7 +83,7 @@ class Sampler:
         camera: Camera,
         settings: Settings,
         clock: Clock,
-        emit: Callable[[FrameSampled], None],
+        emit: Callable[[AnalysisEvent], None],
         drop: Callable[[str], None],
         *,
         open_sub: SourceFactory = RtspSource,
@@ -145,6 +107,9 @@ class Sampler:
         self._queue: deque[_Offer] = deque()
         self._queued_bytes = 0
         self._need_key = True
+        self._need_key_for = "decode"
+        self._lost: _Lost | None = None
+        self._account = Account(camera.id, emit)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._source: PacketSource | None = None
@@ -197,30 +162,58 @@ class Sampler:
         size, late = len(offer.packet.data), 0
         if not self._everything:
             late = len(self._queue)
-            self._queue.clear()
-            self._queued_bytes = 0
+            self._give_up("late")
         elif len(self._queue) >= QUEUE_PACKETS or self._queued_bytes + size > QUEUE_BYTES:
-            late, self._need_key = 1, True
-            self._queue.clear()
-            self._queued_bytes = 0
+            late, self._need_key, self._need_key_for = 1, True, "late"
+            self._give_up("late")
         if self._everything and self._need_key:
             if not offer.packet.key:
+                self._lose(offer, self._need_key_for, 0)
                 return late
             self._need_key = False
         self._queue.append(offer)
         self._queued_bytes += size
         return late
 
+    def _give_up(self, reason: str) -> None:
+        for offer in self._queue:
+            self._lose(offer, reason, 0 if self._everything else 1)
+        self._queue.clear()
+        self._queued_bytes = 0
+
+    def _lose(self, offer: _Offer, reason: str, frames: int) -> None:
+        """Remember it for the worker, whose account is in order of capture. Of a stream that is
+        decoded whole nobody knows which packets would have been sampled: it counts as one."""
+        at_us = capture_time(offer.packet, offer.info)[0]
+        before = self._lost
+        if before is not None:
+            at_us, frames = max(at_us, before.at_us), before.frames + frames
+        self._lost = _Lost(reason, at_us, frames)
+
+    def _settle(self) -> None:
+        """Account for what was lost before the packet that comes now."""
+        with self._condition:
+            lost, self._lost = self._lost, None
+        if lost is not None:
+            self._account.passed_over(lost.reason, lost.at_us, max(1, lost.frames))
+
     def _run_main(self) -> None:
-        while True:
-            with self._condition:
-                while not self._queue and not self._stop.is_set():
-                    self._condition.wait()
-                if self._stop.is_set():
-                    return
-                offer = self._queue.popleft()
-                self._queued_bytes -= len(offer.packet.data)
+        while (offer := self._next()) is not None:
+            self._settle()
             self._take(offer)
+        self._settle()
+        self._account.flush()
+
+    def _next(self) -> _Offer | None:
+        """The next packet, waiting for it; None at the end."""
+        with self._condition:
+            while not self._queue and not self._stop.is_set():
+                self._condition.wait()
+            if self._stop.is_set():
+                return None
+            offer = self._queue.popleft()
+            self._queued_bytes -= len(offer.packet.data)
+            return offer
 
     def _run_sub(self) -> None:
         """Read the sub stream for as long as it lasts, again and again."""
@@ -240,15 +233,24 @@ class Sampler:
                     self._log.info("sub stream ended", reason=error.reason.value)
             finally:
                 source.close()
+            self._account.flush()
             self._clock.wait(self._stop, wait_s)
 
     def _read_sub(self, source: PacketSource, backoff: Backoff) -> None:
         info = source.open()
         self._decoder.reset()
+        self._need_key = True
         while not self._stop.is_set():
             packet = source.read()
             backoff.reset()
-            self._take(_Offer(packet, info, self._clock.monotonic_us()))
+            offer = _Offer(packet, info, self._clock.monotonic_us())
+            if self._need_key and not packet.key:
+                # A decoder that begins in the middle makes grey pictures that look like motion.
+                if self._pace.due(packet.received_us):
+                    self._pass_over("decode", offer)
+                continue
+            self._need_key = False
+            self._take(offer)
 
     def _take(self, offer: _Offer) -> None:
         """Decode one packet, and publish what is due of it."""
@@ -257,16 +259,21 @@ class Sampler:
         except (av.FFmpegError, ValueError):
             self._decoder.reset()
             with self._condition:
-                self._need_key = True
+                self._need_key, self._need_key_for = True, "decode"
             self._drop("decode")
+            self._pass_over("decode", offer)
             return
         for frame, packet in ready:
             if self._everything and not self._pace.due(packet.received_us):
                 continue
             if self._clock.monotonic_us() - offer.offered_us > self._late_us:
                 self._drop("late")
+                self._pass_over("late", offer._replace(packet=packet))
                 continue
             self._publish(frame, packet, offer.info)
+
+    def _pass_over(self, reason: str, offer: _Offer) -> None:
+        self._account.passed_over(reason, capture_time(offer.packet, offer.info)[0])
 
     def _publish(self, frame: av.VideoFrame, packet: Packet, info: StreamInfo) -> None:
         planes = self._scaler.scale(frame)
@@ -274,10 +281,12 @@ class Sampler:
         at_us, source = capture_time(packet, info)
         if not self._gate.moved(planes.y, at_us):
             self._drop("gated")
+            self._account.passed_over("gated", at_us)
             return
         jpeg = self._jpeg.encode(planes)
         if jpeg is None:
             self._drop("too_large")
+            self._account.passed_over("too_large", at_us)
             return
         self._sequence += 1
         meta = FrameMeta(
@@ -288,6 +297,7 @@ class Sampler:
             height=planes.height,
             epoch=self.epoch,
             sequence=self._sequence,
+            covers_us=self._account.sent(at_us),
         )
         self._emit(FrameSampled(meta, jpeg))
 

@@ -29,6 +29,7 @@ from shared import log, metrics
 from shared.clock import SECOND_US, HeldClock
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import LamppostError
+from shared.messages import FramesPassedOver
 from shared.platform import Platform
 from shared.runtime import Stop, loop
 from shared.settings import Settings
@@ -79,6 +80,7 @@ class IngestService:
             asyncio.create_task(loop("ingest.events", self.run_once, ended, self._clock, idle_s=0)),
             asyncio.create_task(self._out.send_frames(ended)),
             asyncio.create_task(self._out.send_statuses(ended)),
+            asyncio.create_task(self._out.send_accounts(ended)),
         ]
         everything = [following, *moving]
         server: RecorderServer | None = None
@@ -143,6 +145,8 @@ class IngestService:
                 self._book.fragment(event)
         elif isinstance(event, FrameSampled):
             self._out.frame(event)
+        elif isinstance(event, FramesPassedOver):
+            self._out.passed_over(event)
         elif isinstance(event, StateChanged):
             if event.state is not RecordingState.RECORDING:
                 self._hub.stopped(event.camera_id)

@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from services.ingest.frames import JpegMaker, Masker, Planes, Scaler
-from services.ingest.media import FrameSampled
+from services.ingest.media import AnalysisEvent, FrameSampled
 from services.ingest.motion import BackgroundGate
 from services.ingest.sampler import Pace, Sampler, capture_time
 from services.ingest.source import Packet, SourceError, StreamInfo
 from shared.clock import SECOND_US, Clock, SystemClock
 from shared.domain import Camera, ClockSource, Codec, GapReason, Mask, Source
+from shared.messages import FramesPassedOver
 from shared.settings import Settings
 from tests.support.video import make_video
 from tests.support.wait import until_sync
@@ -69,6 +70,13 @@ class Sink:
     def __init__(self) -> None:
         self.frames: list[FrameSampled] = []
         self.drops: list[str] = []
+        self.passed: list[FramesPassedOver] = []
+
+    def emit(self, event: AnalysisEvent) -> None:
+        if isinstance(event, FramesPassedOver):
+            self.passed.append(event)
+        else:
+            self.frames.append(event)
 
     def sampler(self, *, gate: Any = None, epoch: int = 3, **fields: Any) -> Sampler:
         open_sub = fields.pop("open_sub", None)
@@ -80,7 +88,7 @@ class Sink:
             camera,
             Settings(),
             CLOCK,
-            self.frames.append,
+            self.emit,
             self.drops.append,
             gate=gate or AnyMotion(),
             epoch=epoch,
@@ -339,3 +347,91 @@ def test_the_gate_lets_a_frame_pass_now_and_then() -> None:
     gate = BackgroundGate()
     passed = [n for n in range(0, 60) if gate.moved(scene(random, None), n * SECOND_US)]
     assert passed == [0, 10, 20, 30, 40, 50]
+
+
+class Says:
+    """A gate that lets these pass, by their number."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers, self._seen = set(numbers), 0
+
+    def moved(self, luma: object, at_us: int) -> bool:
+        self._seen += 1
+        return self._seen in self._numbers
+
+
+def test_all_time_is_either_covered_by_a_frame_or_passed_over() -> None:
+    info, packets = stream()
+    sink = Sink()
+    sampler = sink.sampler(gate=Says(1, 4), sample_fps=2.0)
+    for packet in packets:
+        sampler.offer(packet, info)
+    until_sync(lambda: len(sink.drops) >= 9, 20)
+    sampler.close()
+    first, second = (frame.meta for frame in sink.frames)
+    assert first.covers_us == 0
+    gated = [run for run in sink.passed if run.reason == "gated"]
+    assert gated == sink.passed and len(gated) == 2
+    assert gated[0].start_us == first.capture_us
+    assert gated[0].end_us == second.capture_us - second.covers_us
+    assert gated[1].start_us == second.capture_us
+    assert [run.frames for run in gated] == [2, len(sink.drops) - 2]
+
+
+def test_frames_given_up_for_newer_ones_are_told_of_in_order() -> None:
+    info, packets = stream()
+    sink, stuck, free = Sink(), threading.Event(), threading.Event()
+
+    class Stuck:
+        def moved(self, luma: object, at_us: int) -> bool:
+            stuck.set()
+            return free.wait(30)
+
+    sampler = sink.sampler(gate=Stuck())
+    keys = [packet for packet in packets if packet.key]
+    sampler.offer(keys[0], info)
+    assert stuck.wait(10)
+    for packet in keys[1:]:
+        sampler.offer(packet, info)
+    free.set()
+    until_sync(lambda: len(sink.frames) == 2, 10)
+    sampler.close()
+    start, end = keys[0].received_us, keys[-2].received_us
+    assert sink.passed == [FramesPassedOver("mk-1", start, end, len(keys) - 2, "late")]
+    assert sink.frames[-1].meta.covers_us == keys[-1].received_us - end
+
+
+def test_a_picture_that_cannot_be_decoded_is_told_of() -> None:
+    info, packets = stream()
+    keys = [packet for packet in packets if packet.key]
+    broken = keys[1]._replace(data=b"\x00\x00\x00\x04\x65\x00\x00\x00")
+    sink = Sink()
+    sampler = sink.sampler()
+    for packet in (keys[0], broken, keys[2]):
+        seen = len(sink.frames) + len(sink.drops)
+        sampler.offer(packet, info)
+        until_sync(lambda seen=seen: len(sink.frames) + len(sink.drops) > seen, 10)
+    sampler.close()
+    (told,) = sink.passed
+    assert (told.start_us, told.end_us) == (keys[0].received_us, broken.received_us)
+    assert told.reason == "decode"
+
+
+class MiddleSource(SubSource):
+    """A sub stream that begins between two key frames."""
+
+
+def test_a_sub_stream_is_not_decoded_before_its_first_key_frame() -> None:
+    info, packets = stream(frames=40)
+    sink = Sink()
+    SubSource.opened = 1
+    sampler = sink.sampler(
+        sub_url="rtsp://camera/sub", open_sub=lambda *_: MiddleSource(info, packets[3:])
+    )
+    sampler.start()
+    until_sync(lambda: len(sink.frames) >= 5, 20)
+    sampler.close()
+    assert 0 <= sink.frames[0].meta.capture_us - packets[10].received_us < SECOND_US // 2
+    assert sink.drops == []
+    assert {run.reason for run in sink.passed} == {"decode"}
+    assert sink.passed[-1].end_us <= packets[10].received_us
