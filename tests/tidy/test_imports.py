@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,12 @@ from pathlib import Path
 from tests.tidy.tree import ROOT, code
 
 TOOL = Path(sys.executable).parent / "lint-imports"
-INFERENCE = ("torch", "ultralytics", "openvino", "onnxruntime")
+INFERENCE = {
+    "torch": "services/detect/yolo_detector.py",
+    "ultralytics": "services/detect/yolo_detector.py",
+    "openvino": "services/detect/openvino_runtime.py",
+    "onnxruntime": "services/detect/onnxruntime_runtime.py",
+}
 
 
 def test_import_contracts_hold() -> None:
@@ -19,11 +25,28 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nothing_needs_an_inference_library_yet() -> None:
-    found = [
-        path
-        for path, text, _ in code()
+def _imported(tree: ast.Module) -> set[str]:
+    """Top-level names of what a module imports, by statement or by `import_module("…")`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if name in ("import_module", "__import__"):
+                found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return {str(name).partition(".")[0] for name in found}
+
+
+def test_each_inference_library_has_one_importer() -> None:
+    """torch and ultralytics are an extra; OpenVINO is imported where its telemetry is cut off."""
+    found = {
+        (path, name)
+        for path, _, tree in code()
         if path.startswith(("services/", "shared/"))
-        and any(f"import {name}" in text for name in INFERENCE)
-    ]
-    assert found == []
+        for name in _imported(tree) & INFERENCE.keys()
+    }
+    assert {name for _, name in found} == INFERENCE.keys()
+    assert {(path, name) for path, name in found if path != INFERENCE[name]} == set()
