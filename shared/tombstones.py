@@ -11,6 +11,7 @@ All functions of `Journal` block: call them through `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from datetime import date
@@ -90,7 +91,10 @@ def row_of(tombstone: Tombstone) -> dict[str, Any]:
 
 
 class Journal:
-    """Append-only, one JSON line a tombstone, one file a month (UTC) of writing."""
+    """Append-only, one JSON line a tombstone, one file a month (UTC) of writing.
+
+    Threads and processes may append at the same time: each waits until the other is done.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,6 +134,7 @@ def journal(state_dir: Path) -> Journal:
 def _append(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # until the close
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data  # end the torn line, so that it spoils only itself

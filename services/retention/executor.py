@@ -9,13 +9,16 @@ Each step may be the last before a crash, and each is safe to do again:
    restored from a backup never brings a purged segment back.
 4. rows: tombstone (its id is the claim's, so there is one), segments, fragments, sightings and the
    outbox rows, in one transaction.
+
+Claims overlap: while the bytes of one are deleted another commits and a third is journalled, each
+by these four steps in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -54,17 +57,56 @@ class Claim(NamedTuple):
 
 
 class Executor:
-    """One worker's hands. `may_delete` is asked before each claim and each deletion."""
+    """One worker's hands. `may_delete` is asked before each claim and each resumed one; `lanes`
+    claims are under way at a time, at most."""
 
     def __init__(
-        self, platform: Platform, journal: Journal, worker: str, may_delete: Callable[[], bool]
+        self,
+        platform: Platform,
+        journal: Journal,
+        worker: str,
+        may_delete: Callable[[], bool],
+        *,
+        lanes: int = 1,
     ) -> None:
         self._platform = platform
         self._journal = journal
         self._worker = worker
         self._may_delete = may_delete
+        self._lanes = lanes
         self.failed: list[str] = []
         """Claims that could not be finished for a reason of their own, since it was emptied."""
+
+    async def run_all(self, planned: Iterable[PlannedClaim], policy_version: int) -> int:
+        """Claim and purge each; how many segments are gone.
+
+        After an error no further claim begins. Those under way come to their end before it is
+        raised, so that nothing of this call is at work when the next begins.
+        """
+        waiting, stopped = iter(planned), asyncio.Event()
+        ends = await asyncio.gather(
+            *(self._lane(waiting, stopped, policy_version) for _ in range(self._lanes)),
+            return_exceptions=True,
+        )
+        purged = 0
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+            purged += end
+        return purged
+
+    async def _lane(
+        self, waiting: Iterator[PlannedClaim], stopped: asyncio.Event, policy_version: int
+    ) -> int:
+        """One claim after another, of those that no lane has taken yet."""
+        purged = 0
+        try:
+            while not stopped.is_set() and (planned := next(waiting, None)) is not None:
+                purged += await self.run(planned, policy_version)
+        except BaseException:
+            stopped.set()
+            raise
+        return purged
 
     async def run(self, planned: PlannedClaim, policy_version: int) -> int:
         """Claim and purge; how many segments are gone."""

@@ -31,6 +31,8 @@ from shared.standing import Standing
 from shared.tombstones import journal
 
 PAGE = 20_000
+LANES = 3
+"""Claims under way at a time: one commits, the bytes of one are deleted, and one waits its turn."""
 CAUSES = ("doubt", "breaker", "error")
 
 
@@ -47,7 +49,9 @@ class RetentionService:
 
     name = "retention"
 
-    def __init__(self, platform: Platform, settings: Settings, *, worker: str = "") -> None:
+    def __init__(
+        self, platform: Platform, settings: Settings, *, worker: str = "", lanes: int = LANES
+    ) -> None:
         self._platform = platform
         self._settings = settings
         self._worker = worker or f"retention-{settings.instance}"
@@ -58,6 +62,7 @@ class RetentionService:
             journal(settings.state_dir),
             self._worker,
             lambda: not self._watch.drifted(),
+            lanes=lanes,
         )
         self._relay = Relay(platform, self.name)
         self._policy_ensured = False
@@ -108,10 +113,9 @@ class RetentionService:
             made, after = await self._plan(after)
             if made.stop:
                 return Outcome(purged, "breaker", made.stop)
-            for claim in made.claims:
-                purged += await self._executor.run(claim, policy.version)
-                if self._watch.drifted():
-                    return Outcome(purged, "doubt", "the wall clock moved during the run")
+            purged += await self._executor.run_all(made.claims, policy.version)
+            if self._watch.drifted():
+                return Outcome(purged, "doubt", "the wall clock moved during the run")
             if after is None:
                 break
         await self._sweep()

@@ -49,6 +49,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.armed: dict[str, int] = {}
+        self.dead = False
+        """A process that died does no further step, whatever else was under way in it."""
         self.away: set[str] = set()
 
     def arm(self, step: str, after: int = 0) -> None:
@@ -57,13 +59,17 @@ class Faults:
 
     def disarm(self) -> None:
         self.armed.clear()
+        self.dead = False
 
     def at(self, step: str) -> None:
+        if self.dead:
+            raise Crash(step)
         left = self.armed.get(step)
         if left is None:
             return
         if left == 0:
             del self.armed[step]
+            self.dead = True
             raise Crash(step)
         self.armed[step] = left - 1
 
@@ -213,9 +219,10 @@ class World:
     async def close(self) -> None:
         await self.platform.close()
 
-    def service(self, worker: str = "w1") -> RetentionService:
-        """A fresh worker, as after a restart."""
-        found = RetentionService(self.platform, self.settings, worker=worker)
+    def service(self, worker: str = "w1", lanes: int = 1) -> RetentionService:
+        """A fresh worker, as after a restart; with one lane its steps have one order."""
+        self.faults.dead = False
+        found = RetentionService(self.platform, self.settings, worker=worker, lanes=lanes)
         found._executor._journal = FaultyJournal(  # type: ignore[assignment]
             found._executor._journal, self.faults
         )
