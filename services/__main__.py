@@ -14,12 +14,13 @@ def main() -> None:
     """Run the command line and exit with its status. SIGUSR1 prints every thread's stack."""
     if sys.stderr is not None and hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if sys.argv[1:3] == ["run", "ingest"]:
-        from services import one
+    if sys.argv[1:2] == ["run"] and "--parent" in sys.argv:
+        from services import children, one
 
         # Started by a supervisor: recording soon matters more than the command line's comforts.
-        if (parent := one.recorder_parent(sys.argv[1:])) is not None:
-            sys.exit(one.run_recorder(parent))
+        found = children.asked(sys.argv[1:])
+        if found is not None and found[0] in one.CHILDREN:
+            sys.exit(one.run_child(*found))
     from services.cli import run
 
     sys.exit(run(sys.argv[1:]))

@@ -91,7 +91,7 @@ def prepare(settings: Settings, own: Path | None, clock: Clock, progress: footag
             f"{fitting} of {count} cameras: more would pass demo.max_day_bytes "
             f"({settings.demo.max_day_bytes / 1e9:.0f} GB a day)."
         )
-    return Demo(lay_out(clips, fitting), folder, tuple(notes))
+    return Demo(lay_out(clips, fitting, settings.demo.sample_fps), folder, tuple(notes))
 
 
 def demo_bitrate(cameras: int, max_day_bytes: int) -> int:
@@ -122,7 +122,9 @@ def fit(clips: Sequence[footage.Clip], count: int, max_day_bytes: int) -> int:
     return count
 
 
-def lay_out(clips: Sequence[footage.Clip], count: int) -> tuple[Camera, ...]:
+def lay_out(
+    clips: Sequence[footage.Clip], count: int, sample_fps: float | None = None
+) -> tuple[Camera, ...]:
     """The cameras: clips dealt in turn, and each use of a clip begins elsewhere in it."""
     uses = -(-count // len(clips))
     cameras = []
@@ -139,6 +141,7 @@ def lay_out(clips: Sequence[footage.Clip], count: int) -> tuple[Camera, ...]:
                 site_kind=site.kind,
                 latitude=site.latitude,
                 longitude=site.longitude,
+                sample_fps=sample_fps,
             )
         )
     return tuple(cameras)

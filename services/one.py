@@ -12,9 +12,9 @@ import importlib
 import importlib.metadata
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from services import recorders
+from services import children, detectors
 from services.statelock import StateLock
 from shared import log, metrics
 from shared.errors import Kind, LamppostError
@@ -22,8 +22,10 @@ from shared.platform import Platform, open_platform
 from shared.runtime import Service, Stop
 from shared.settings import Settings, load
 
-IN_PROCESS = ("archive", "retention", "api", "detect")
-SERVICES = ("ingest", *IN_PROCESS)
+IN_PROCESS = ("archive", "retention", "api")
+CHILDREN = ("ingest", "detect")
+"""Processes of their own, without a database: they go on whatever it does."""
+SERVICES = (*CHILDREN, *IN_PROCESS)
 LOCK_WAIT_S = 8.0
 
 
@@ -71,12 +73,11 @@ async def run_one(name: str, settings: Settings, parent: int | None) -> None:
     undo = on_signals(stop, lambda: os._exit(130))
     lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{name}.lock", name)
     try:
-        # A recorder starts, and goes on, whatever the database does.
-        platform = await open_platform(settings, database=name != "ingest")
+        platform = await open_platform(settings, database=name not in CHILDREN)
         clock = platform.clock
         await asyncio.to_thread(lock.acquire_within, clock, LOCK_WAIT_S)
         watching = (
-            asyncio.ensure_future(recorders.watch_parent(parent, stop, clock)) if parent else None
+            asyncio.ensure_future(children.watch_parent(parent, stop, clock)) if parent else None
         )
         metrics.BUILD_INFO.labels(version(), name).set(1)
         try:
@@ -94,22 +95,17 @@ def run(name: str, settings: Settings, parent: int | None) -> None:
     """Run it to its end. With a parent, end with it."""
     log.configure(settings.log)
     if parent is not None:
-        recorders.end_with_parent(parent)
+        children.end_with_parent(parent)
+    if name == detectors.TRADE.service:
+        detectors.step_back(settings.detect.nice)
     asyncio.run(run_one(name, settings, parent))
 
 
-def recorder_parent(arguments: Sequence[str]) -> int | None:
-    """The parent's id, when the command line is the one by which a supervisor starts a recorder."""
-    if len(arguments) == 4 and list(arguments[:3]) == [*recorders.COMMAND, "--parent"]:
-        return int(arguments[3]) if arguments[3].isdigit() else None
-    return None
-
-
-def run_recorder(parent: int) -> int:
-    """A recorder under its supervisor, without the command line's costs; the exit status."""
+def run_child(name: str, parent: int) -> int:
+    """A child under its supervisor, without the command line's costs; the exit status."""
     try:
-        run("ingest", load(), parent)
+        run(name, load(), parent)
     except LamppostError as error:
-        log.get("recorder").critical("cannot run", kind=error.kind.value, cause=str(error))
+        log.get(name).critical("cannot run", kind=error.kind.value, cause=str(error))
         return 1
     return 0

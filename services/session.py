@@ -20,7 +20,7 @@ from services.summary import Collector
 from services.supervisor import RunSummary, Supervisor, address, check_port
 from shared import log
 from shared.db import rows, tables
-from shared.domain import Camera, Role, Source
+from shared.domain import Camera, Role
 from shared.platform import Platform, open_platform
 from shared.runtime import Stop
 from shared.settings import Settings
@@ -162,7 +162,7 @@ def _relative(path: Path) -> Path:
 
 
 async def seed(platform: Platform, settings: Settings, cameras: tuple[Camera, ...]) -> int:
-    """Add the demo's cameras, or bring their sources up to date; how many were written.
+    """Add the demo's cameras, or bring them up to date; how many were written.
 
     A camera that a person disabled or deleted keeps what the person decided.
     """
@@ -178,19 +178,22 @@ async def seed(platform: Platform, settings: Settings, cameras: tuple[Camera, ..
     for camera in cameras:
         old = present.get(camera.id)
         if old is not None and _outdated(old, camera):
-            await change_camera(platform, settings, camera.id, _with_source(camera.source))
+            await change_camera(platform, settings, camera.id, _as_the_demo(camera))
             written += 1
     return written
 
 
-def _with_source(source: Source) -> Callable[[Camera], Camera]:
-    return lambda camera: msgspec.structs.replace(camera, source=source)
+def _as_the_demo(wanted: Camera) -> Callable[[Camera], Camera]:
+    return lambda camera: msgspec.structs.replace(
+        camera, source=wanted.source, sample_fps=wanted.sample_fps
+    )
 
 
 def _outdated(present: Camera, wanted: Camera) -> bool:
-    """Whether the demo replays other footage now; a camera with a real source is left alone."""
+    """Whether the demo replays other footage now, or samples it otherwise; a camera with a real
+    source is left alone."""
     return (
         present.deleted_at_us is None
-        and present.source != wanted.source
+        and (present.source, present.sample_fps) != (wanted.source, wanted.sample_fps)
         and present.source.url.startswith("file:")
     )

@@ -6,30 +6,25 @@ state of a camera now, the segment that is being written).
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from typing import NamedTuple
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.board import Board, Detection
 from shared import intervals, standing
-from shared.bus import Record
 from shared.clock import DAY_US, SECOND_US
 from shared.db import rows, tables
 from shared.domain import RecordingState
-from shared.errors import LamppostError
-from shared.messages import CAMERA_STATUS, RecorderStatus, StatusChanged, StatusEvent
+from shared.messages import StatusChanged
 from shared.platform import Platform
-from shared.runtime import Stop
 from shared.settings import Settings
 
 MAX_CAMERAS = 10_000
 STANDING_EVERY_US = 5 * SECOND_US
 END_SLACK_US = 5 * SECOND_US
 """Playback's promise: what is older than this has a row once everything is filed."""
-_decoder = msgspec.json.Decoder(StatusEvent)
 
 
 class CameraFacts(NamedTuple):
@@ -66,57 +61,11 @@ class Facts(NamedTuple):
     overdue: int
     sightings: int
     stopped: str
+    detection: Detection = Detection()
 
     @property
     def recording(self) -> int:
         return sum(camera.state == RecordingState.RECORDING for camera in self.cameras)
-
-
-class Board:
-    """The newest status of each camera and recorder, read from the bus."""
-
-    def __init__(self) -> None:
-        self.cameras: dict[str, StatusChanged] = {}
-        self.recorders: dict[str, RecorderStatus] = {}
-        self._recorded: dict[str, tuple[int, int]] = {}
-        self.ever_recorded: set[str] = set()
-
-    async def run(self, platform: Platform, stop: Stop) -> None:
-        """Follow the topic until the stop."""
-        consumer = await platform.bus.consumer([CAMERA_STATUS.name], start="latest")
-        try:
-            while not stop.is_set:
-                for record in await consumer.poll(timeout_s=0.5):
-                    self.take(record)
-        finally:
-            with contextlib.suppress(LamppostError):
-                await consumer.close()
-
-    def take(self, record: Record) -> None:
-        """One record; an unreadable one changes nothing."""
-        try:
-            event = _decoder.decode(record.value)
-        except msgspec.MsgspecError:
-            return
-        if isinstance(event, RecorderStatus):
-            self.recorders[event.recorder] = event
-        elif isinstance(event, StatusChanged):
-            known = self.cameras.get(event.camera_id)
-            if known is None or event.epoch >= known.epoch:
-                self.cameras[event.camera_id] = event
-                self._count(event)
-
-    def _count(self, event: StatusChanged) -> None:
-        done, current = self._recorded.get(event.camera_id, (0, 0))
-        if event.recorded_us < current:  # another process began to count anew
-            done += current
-        self._recorded[event.camera_id] = (done, event.recorded_us)
-        if event.state is RecordingState.RECORDING:
-            self.ever_recorded.add(event.camera_id)
-
-    def recorded_us(self, camera_id: str) -> int:
-        """Recorded while this board was watching, rows or not."""
-        return sum(self._recorded.get(camera_id, (0, 0)))
 
 
 class Collector:
@@ -171,6 +120,7 @@ class Collector:
             overdue=stands.overdue_segments,
             sightings=sightings,
             stopped=f"{stands.stopped}: {stands.stopped_detail}" if stands.stopped else "",
+            detection=self._board.detection(now),
         )
 
     def _camera(

@@ -1,4 +1,5 @@
-"""`lamppost run all`: one supervisor process with four services, recorders as its children.
+"""`lamppost run all`: one supervisor process with three services, recorders and detect workers as
+its children.
 
 A crash of one service restarts that one with back-off while the others go on. A stop is ordered:
 recorders file what they have, the archive takes it, then the services end; 5 s in all. See
@@ -8,6 +9,7 @@ docs/architecture.md, "Five services".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import socket
@@ -16,7 +18,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from services import recorders, summary
+from services import children, detectors, recorders, summary
+from services.board import Board
 from services.logfile import LogFile
 from services.one import IN_PROCESS, build, version
 from shared import log, metrics
@@ -28,13 +31,15 @@ from shared.runtime import Backoff, Stop
 from shared.settings import Settings
 from shared.spool import SpoolReader
 
-RECORDERS_END_S = 4.2
+CHILDREN_END_S = 4.2
 DRAIN_S = 0.3
 DRAIN_PATIENT_S = 15.0
 SERVICES_END_S = 0.5
 SERVICES_END_PATIENT_S = 10.0
 TRIM_EVERY_S = 60.0
 PLAN_EVERY_S = 2.0
+DETECT_AFTER_S = 15.0
+"""Detection waits for every camera to record, but no longer."""
 
 
 class RunSummary(NamedTuple):
@@ -67,7 +72,7 @@ async def keep(
             logger.error("service ended unasked", service=name)
         except Exception as error:
             logger.error("service crashed", service=name, cause=repr(error), exc_info=True)
-        if clock.monotonic_us() - started_us > recorders.HEALTHY_S * SECOND_US:
+        if clock.monotonic_us() - started_us > children.HEALTHY_S * SECOND_US:
             backoff.reset()
         await stop.sleep(clock, backoff.next_s())
 
@@ -95,14 +100,15 @@ class Supervisor:
     def __init__(self, settings: Settings, platform: Platform, logs: LogFile) -> None:
         self.settings = settings
         self.platform = platform
-        self.board = summary.Board()
+        self.board = Board()
         self.patient = False
         """Nobody waits for the end (the time of `--for` is over): let everything be filed."""
         self._logs = logs
         self._clock = platform.clock
         self._log = log.get("supervisor")
-        self._recorders: list[recorders.Recorder] = []
-        self._recorder_tasks: list[asyncio.Task[None]] = []
+        self._recorders: list[children.Child] = []
+        self._detectors: list[children.Child] = []
+        self._child_tasks: list[asyncio.Task[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._services_stop = Stop()
         self._started_us = self._clock.now_us()
@@ -114,7 +120,7 @@ class Supervisor:
 
     async def abandon(self) -> None:
         """End what `begin` began, when `run` will never come."""
-        await _end(self._recorder_tasks, RECORDERS_END_S)
+        await _end(self._child_tasks, CHILDREN_END_S)
 
     async def prepare(self) -> None:
         """The schema, and the policy that every expiry is stamped with."""
@@ -130,12 +136,16 @@ class Supervisor:
             self._start(name, self._service_of(name))
         self._start("status board", lambda: self.board.run(self.platform, self._services_stop))
         self._start("bus trim", self._trim)
-        planner = asyncio.ensure_future(self._staff(stop))
+        planners = [
+            asyncio.ensure_future(self._staff(stop)),
+            asyncio.ensure_future(self._look(stop)),
+        ]
         try:
             await stop.wait()
         finally:
-            planner.cancel()
-            await asyncio.gather(planner, return_exceptions=True)
+            for planner in planners:
+                planner.cancel()
+            await asyncio.gather(*planners, return_exceptions=True)
             await self._stop_all()
 
     def _service_of(self, name: str) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -171,9 +181,28 @@ class Supervisor:
 
     def _hire(self, stop: Stop) -> None:
         name = recorders.recorder_name(len(self._recorders) + 1)
-        recorder = recorders.Recorder(name, self.settings, self._clock, self._logs)
+        recorder = recorders.recorder(name, self.settings, self._clock, self._logs)
         self._recorders.append(recorder)
-        self._recorder_tasks.append(asyncio.create_task(recorder.run(stop), name=name))
+        self._child_tasks.append(asyncio.create_task(recorder.run(stop), name=name))
+
+    async def _look(self, stop: Stop) -> None:
+        """The detect workers, once the cameras record: their imports would delay the first ones."""
+        count = detectors.plan(self.settings)
+        began_us = self._clock.monotonic_us()
+        while count and not stop.is_set:
+            if self._clock.monotonic_us() - began_us > DETECT_AFTER_S * SECOND_US:
+                break
+            with contextlib.suppress(LamppostError):
+                if self.board.ever_recorded.issuperset(await self._camera_ids() or ("",)):
+                    break
+            await stop.sleep(self._clock, 0.25)
+        for number in range(1, count + 1):
+            if stop.is_set:
+                return
+            name = detectors.detector_name(number)
+            detector = detectors.detector(name, self.settings, self._clock, self._logs)
+            self._detectors.append(detector)
+            self._child_tasks.append(asyncio.create_task(detector.run(stop), name=name))
 
     async def _camera_ids(self) -> Sequence[str]:
         table = tables.camera
@@ -182,10 +211,13 @@ class Supervisor:
             return [row[0] for row in await connection.execute(query)]
 
     async def _stop_all(self) -> None:
-        """Recorders, then what they filed, then the services; 5 s when a person waits."""
-        await _end(self._recorder_tasks, RECORDERS_END_S)
-        for recorder in self._recorders:
-            recorder.kill()
+        """Recorders and detectors, then what they left, then the services; 5 s when a person waits.
+
+        All children were asked at once. Detectors are killed long before the recorders' time is up.
+        """
+        await _end(self._child_tasks, CHILDREN_END_S)
+        for child in (*self._recorders, *self._detectors):
+            child.kill()
         await self._drain(DRAIN_PATIENT_S if self.patient else DRAIN_S)
         self._services_stop.set()
         left = await _end(self._tasks, SERVICES_END_PATIENT_S if self.patient else SERVICES_END_S)
@@ -203,8 +235,8 @@ class Supervisor:
 
     def kill(self) -> None:
         """The second Ctrl-C: nothing is waited for. What is half written is repaired later."""
-        for recorder in self._recorders:
-            recorder.kill()
+        for child in (*self._recorders, *self._detectors):
+            child.kill()
         os._exit(130)
 
     async def totals(self, end_us: int) -> RunSummary:
@@ -216,18 +248,12 @@ class Supervisor:
             gap_s=round(found.gap_us / SECOND_US, 3),
             unaccounted_s=round(found.unaccounted_us / SECOND_US, 3),
             segments=found.segments,
-            frames_analysed=frames_analysed(),
+            frames_analysed=self.board.analysed,
             sightings=found.sightings,
             purged=found.purged,
             errors=self._logs.errors,
             url=address(self.settings),
         )
-
-
-def frames_analysed() -> int:
-    """Frames that a detector looked at; none while detection is empty of models."""
-    family = next(iter(metrics.FRAMES_ANALYSED.collect()))
-    return int(sum(item.value for item in family.samples if item.name.endswith("_total")))
 
 
 def address(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from services.board import Detection
 from services.summary import CameraFacts, Collector, Facts
 from shared import civil
 from shared.clock import SECOND_US, Clock
@@ -143,6 +144,8 @@ def footer(facts: Facts, timezone: str, min_free_ratio: float) -> Text:
     text.append(f"\noldest footage {when(facts.oldest_us, timezone)}")
     text.append(f"   holds {facts.holds}, keeping {facts.held} segments past their expiry")
     text.append(f"   purged {facts.purged} segments, {size(facts.purged_bytes)}")
+    seen = f"   {facts.sightings} sightings in the index"
+    text.append("\n").append_text(detection(facts.detection)).append(seen)
     if facts.disk_free < facts.disk_total * min_free_ratio:
         text.append(
             f"\nRecording is stopped: less than {min_free_ratio:.0%} of the disk is free.",
@@ -152,6 +155,21 @@ def footer(facts: Facts, timezone: str, min_free_ratio: float) -> Text:
         text.append(f"\n{facts.overdue} segments are overdue for deletion.", style="bold red")
     if facts.stopped:
         text.append(f"\nDeletion is stopped: {facts.stopped}", style="bold red")
+    return text
+
+
+def detection(found: Detection) -> Text:
+    """What detection does, or what keeps it from it."""
+    if not found.workers:
+        return Text("detection: no worker is running", style="dim")
+    if not found.model:
+        return Text(f"detection: {found.detail or 'starting'}", style="yellow")
+    text = Text(f"detection {found.model}", style="green")
+    text.append(f"   {found.rate_fps:.1f} frames/s", style="default")
+    text.append(f"   {found.lag_s:.1f} s behind", style="default" if found.lag_s < 2 else "yellow")
+    text.append(f"   {found.analysed} frames, {found.sightings} sightings in this run")
+    if found.detail:
+        text.append(f"   {found.detail}", style="yellow")
     return text
 
 
@@ -169,7 +187,8 @@ def plain_line(facts: Facts) -> str:
         f"lamppost: {facts.recording}/{len(facts.cameras)} cameras recording, "
         f"{duration(recorded)} recorded, gaps {duration(gaps)}, "
         f"spool {facts.spool_items} files, {size(facts.day_bytes)} a day, "
-        f"disk {size(facts.disk_free)} free{left}, holds {facts.holds}, purged {facts.purged}"
+        f"disk {size(facts.disk_free)} free{left}, holds {facts.holds}, purged {facts.purged}, "
+        f"{detection(facts.detection).plain}"
     )
     if facts.stopped:
         line += f"; deletion stopped: {facts.stopped}"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from services.children import asked
 from services.ingest.service import build
-from services.one import recorder_parent
 from shared.domain import RecordingState
 from shared.errors import Kind, LamppostError
 from shared.platform import open_platform
@@ -33,9 +33,9 @@ def test_a_recorder_loads_little() -> None:
 
 
 def test_only_a_supervisor_starts_it_so() -> None:
-    assert recorder_parent(["run", "ingest", "--parent", "17"]) == 17
-    for line in ("run ingest", "run ingest --parent x", "run ingest --help", "run all --parent 1"):
-        assert recorder_parent(line.split()) is None
+    assert asked(["run", "ingest", "--parent", "17"]) == ("ingest", 17)
+    for line in ("run ingest", "run ingest --parent x", "run ingest --help", "demo x --parent 1"):
+        assert asked(line.split()) is None
 
 
 async def test_it_records_beside_a_broken_database(tmp_path: Path) -> None:

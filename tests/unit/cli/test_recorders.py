@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from services import recorders
+from services import children, recorders
 from shared.bus.groups import plan as assign
 from shared.bus.partitioner import partition_of
 from shared.clock import SystemClock
@@ -54,7 +54,7 @@ def test_a_child_reads_the_same_settings_back(tmp_path: Path) -> None:
         {"LAMPPOST_SITE__NAME": "Kai Tak, 測試", "LAMPPOST_INGEST__RTSP_HOSTS": '["10.0.0.0/8"]'},
         {"state_dir": tmp_path, "ingest": {"footage_dirs": [tmp_path]}},
     )
-    env = recorders.environment(
+    env = children.environment(
         parent, "recorder-001", {"PATH": "/bin", "LAMPPOST_CONFIG": "x", "LAMPPOST_SITE__NAME": "y"}
     )
     assert load(env) == parent.model_copy(update={"instance": "recorder-001"})
@@ -79,9 +79,9 @@ async def test_a_recorder_that_dies_is_started_again_and_ends_when_told(
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho "up $$"\nexec sleep 60\n')
     program.chmod(0o755)
-    monkeypatch.setattr(recorders.sys, "executable", str(program))
+    monkeypatch.setattr(children.sys, "executable", str(program))
     output, stop = _Output(), Stop()
-    recorder = recorders.Recorder("recorder-001", Settings(), SystemClock(), output)
+    recorder = recorders.recorder("recorder-001", Settings(), SystemClock(), output)
     running = asyncio.create_task(recorder.run(stop))
     await until(lambda: output.text.count("up") == 1, what="the first child")
     first = int(output.text.split()[1])
@@ -102,10 +102,10 @@ async def test_a_recorder_that_ignores_the_stop_is_killed(
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 1; done\n")
     program.chmod(0o755)
-    monkeypatch.setattr(recorders.sys, "executable", str(program))
-    monkeypatch.setattr(recorders, "KILL_AFTER_S", 0.3)
+    monkeypatch.setattr(children.sys, "executable", str(program))
+    monkeypatch.setattr(recorders, "TRADE", recorders.TRADE._replace(kill_after_s=0.3))
     output, stop = _Output(), Stop()
-    recorder = recorders.Recorder("recorder-001", Settings(), SystemClock(), output)
+    recorder = recorders.recorder("recorder-001", Settings(), SystemClock(), output)
     running = asyncio.create_task(recorder.run(stop))
     await until(lambda: "up" in output.text)
     stop.set()

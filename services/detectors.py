@@ -1,0 +1,55 @@
+"""Detect workers as child processes of the supervisor: one a core, behind everything that records.
+
+They begin once the cameras record, because importing an inference runtime takes seconds of CPU, and
+they are asked to end at the very beginning of a stop, so that no recorder waits for one
+(docs/architecture.md, "Processes").
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+from services.children import Child, Trade
+from shared.clock import Clock
+from shared.settings import Settings
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
+"""One worker a core: a library that starts a thread a core of its own would only fight the next."""
+TRADE = Trade("detector", "detect", kill_after_s=1.5, variables=ONE_THREAD)
+
+
+def detector(name: str, settings: Settings, clock: Clock, output: IO[str] | Any) -> Child:
+    """The child of that name, to be run."""
+    return Child(TRADE, name, settings, clock, output)
+
+
+def detector_name(number: int) -> str:
+    """`detector-001` and so on; the width keeps the order of names the order of numbers."""
+    return f"detector-{number:03d}"
+
+
+def plan(settings: Settings) -> int:
+    """How many workers: as set, else one a core that this process may use; never more than there
+    are partitions to share."""
+    wanted = settings.detect.workers
+    return min(cores() if wanted is None else wanted, settings.stores.bus_partitions)
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def step_back(nice: int) -> None:
+    """Called by a worker before it loads anything heavy: recording goes first from here on."""
+    if nice > 0:
+        os.nice(nice)
