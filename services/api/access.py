@@ -31,6 +31,10 @@ class Action(StrEnum):
     ZONE_WRITE = "zone.write"
     SEGMENT_SEARCH = "segment.search"
     SEGMENT_READ = "segment.read"
+    SIGHTING_SEARCH = "sighting.search"
+    SIGHTING_READ = "sighting.read"
+    SIGHTING_EXPORT = "sighting.export"
+    SIGHTING_LIVE = "sighting.live"
     LEDGER_READ = "ledger.read"
     PLAYBACK_OPEN = "playback.open"
     LIVE_OPEN = "live.open"
@@ -73,6 +77,11 @@ RULES: dict[Action, Grant] = {
     Action.ZONE_WRITE: Grant(_ADMIN),
     Action.SEGMENT_SEARCH: Grant(_SEARCH, needs_why=True),
     Action.SEGMENT_READ: Grant(_SEARCH, needs_why=True),
+    Action.SIGHTING_SEARCH: Grant(_SEARCH, needs_why=True),
+    Action.SIGHTING_READ: Grant(_SEARCH, needs_why=True),
+    Action.SIGHTING_EXPORT: Grant(_SEARCH, needs_why=True),
+    # Who watches the picture live may be told what is in it; the past stays the analysts'.
+    Action.SIGHTING_LIVE: Grant(_SEARCH | {Role.OPERATOR}, needs_why=True),
     # The ledger says when something was recorded and why not, never what: it needs no purpose.
     Action.LEDGER_READ: Grant(ANYBODY - {Role.OPERATOR}),
     Action.PLAYBACK_OPEN: Grant(_SEARCH, needs_why=True),

@@ -1,30 +1,26 @@
-"""Camera-status events as server-sent events, resumable (RFC: WHATWG HTML, "Server-sent events").
+"""Camera-status events as server-sent events: each camera's state, gaps, recorders, detectors.
 
-The id of each event, and of the stream's first line, is the position in every partition of the bus,
-so a client that comes back with `Last-Event-ID`, to this process or another, gets what it missed,
-as long as the topic keeps it (24 h). A stream lasts 15 minutes
-at most; then the client comes back by itself and its rights are judged anew.
+How a stream is resumed and bounded: services/api/event_stream.py.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import StreamingResponse
 
-from services.api import problems, queries
+from services.api import event_stream, problems, queries
 from services.api.access import Action
 from services.api.context import ApiContext
 from services.api.deps import Granted, Requires
+from services.api.event_stream import Positions, Shown
 from services.api.models_cameras import status_out
 from shared import civil, metrics
-from shared.bus import Partition, Record
-from shared.clock import SECOND_US
-from shared.errors import Kind, LamppostError
+from shared.bus import Record
+from shared.errors import LamppostError
 from shared.messages import (
     CAMERA_STATUS,
     DetectorStatus,
@@ -35,27 +31,7 @@ from shared.messages import (
     decode,
 )
 
-MAX_STREAMS = 100
-MAX_STREAM_US = 900 * SECOND_US
-KEEP_ALIVE_US = 15 * SECOND_US
-POLL_S = 0.5
-_POSITIONS = re.compile(r"^\d{1,4}-\d{1,18}(?:\.\d{1,4}-\d{1,18}){0,511}\Z")
 router = APIRouter(tags=["events"], responses=problems.RESPONSES)
-
-
-def write_positions(positions: dict[Partition, int]) -> str:
-    """Next offset of each partition, as an event id: `0-12.3-5`."""
-    return ".".join(f"{number}-{offset}" for (_, number), offset in sorted(positions.items()))
-
-
-def read_positions(event_id: str) -> dict[Partition, int]:
-    """The positions of an event id; INVALID for any other text."""
-    if not _POSITIONS.match(event_id):
-        raise LamppostError(
-            Kind.INVALID, "Last-Event-ID is not one of this stream.", fix="Start without it."
-        )
-    pairs = (part.split("-") for part in event_id.split("."))
-    return {(CAMERA_STATUS.name, int(number)): int(offset) for number, offset in pairs}
 
 
 class Viewer:
@@ -113,65 +89,27 @@ def data_of(event: StatusEvent, context: ApiContext) -> tuple[str, bytes]:
     return "recorder.status", msgspec.json.encode(body)
 
 
-def frame(name: str, data: bytes, event_id: str = "") -> bytes:
-    """One event on the wire."""
-    head = f"id: {event_id}\n" if event_id else ""
-    return f"{head}event: {name}\ndata: ".encode() + data + b"\n\n"
+def stream(granted: Granted, positions: Positions | None) -> AsyncGenerator[bytes, None]:
+    """The bytes of one stream."""
+    context = granted.context
+    viewer = Viewer(granted)
 
-
-async def _frames(
-    records: Iterable[Record],
-    positions: dict[Partition, int],
-    viewer: Viewer,
-    context: ApiContext,
-) -> AsyncIterator[bytes]:
-    for record in records:
-        positions[(record.topic, record.partition)] = record.offset + 1
+    async def to_events(record: Record) -> AsyncIterator[Shown]:
         try:
             event: StatusEvent = decode(record.value, StatusEvent)  # type: ignore[arg-type]
         except LamppostError:
             metrics.BUS_POISON.labels(record.topic).inc()
-            continue
+            return
         if await viewer.sees(event):
-            name, data = data_of(event, context)
-            yield frame(name, data, write_positions(positions))
+            yield data_of(event, context)
 
+    async def snapshot() -> AsyncIterator[Shown]:
+        """What is known now, for a client that begins."""
+        for state in context.recorders.states().values():
+            if not state.stale and await viewer.sees(state.status):
+                yield data_of(state.status, context)
 
-async def _snapshot(viewer: Viewer, context: ApiContext) -> AsyncIterator[bytes]:
-    """What is known now, for a client that begins."""
-    for state in context.recorders.states().values():
-        if not state.stale and await viewer.sees(state.status):
-            name, data = data_of(state.status, context)
-            yield frame(name, data)
-
-
-async def stream(granted: Granted, positions: dict[Partition, int] | None) -> AsyncIterator[bytes]:
-    """The bytes of one stream until the client goes, the api stops, or its time is over."""
-    context = granted.context
-    viewer = Viewer(granted)
-    clock = context.clock
-    deadline_us = clock.monotonic_us() + MAX_STREAM_US
-    # An id names every partition there was. One it does not name is new: nothing of it was seen.
-    consumer = await context.platform.bus.consumer(
-        [CAMERA_STATUS.name], start="earliest" if positions else "latest", positions=positions
-    )
-    try:
-        where = dict(consumer.positions)
-        yield f"retry: 2000\nid: {write_positions(where)}\n\n".encode()
-        if positions is None:
-            async for piece in _snapshot(viewer, context):
-                yield piece
-        spoken_us = clock.monotonic_us()
-        while not context.stop.is_set and clock.monotonic_us() < deadline_us:
-            records = await consumer.poll(timeout_s=POLL_S)
-            async for piece in _frames(records, where, viewer, context):
-                spoken_us = clock.monotonic_us()
-                yield piece
-            if clock.monotonic_us() - spoken_us > KEEP_ALIVE_US:
-                spoken_us = clock.monotonic_us()
-                yield f"id: {write_positions(where)}\n: still here\n\n".encode()
-    finally:
-        await consumer.close()
+    return event_stream.stream(context, CAMERA_STATUS.name, positions, to_events, snapshot)
 
 
 @router.get(
@@ -187,23 +125,8 @@ async def camera_status(
     """Server-sent events `camera.status`, `camera.gap`, `recorder.status`, `detector.status`.
     Without `Last-Event-ID` the present state of each camera comes first."""
     context = granted.context
-    positions = read_positions(last_event_id) if last_event_id else None
-    if context.streams >= MAX_STREAMS:
-        raise LamppostError(
-            Kind.LIMITED, f"{MAX_STREAMS} event streams are open.", fix="Try again later."
-        )
-    return StreamingResponse(_counted(granted, positions), media_type="text/event-stream")
-
-
-async def _counted(
-    granted: Granted, positions: dict[Partition, int] | None
-) -> AsyncIterator[bytes]:
-    context = granted.context
-    context.streams += 1
-    pieces = stream(granted, positions)
-    try:
-        async for piece in pieces:
-            yield piece
-    finally:
-        context.streams -= 1
-        await pieces.aclose()  # type: ignore[attr-defined]
+    positions = None
+    if last_event_id:
+        positions = event_stream.read_positions(CAMERA_STATUS.name, last_event_id)
+    event_stream.check_room(context)
+    return event_stream.reply(context, stream(granted, positions))

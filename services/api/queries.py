@@ -52,7 +52,7 @@ class CameraFilter(NamedTuple):
     name: str | None = None
 
 
-def _in_scope(subject: Subject) -> sa.ColumnElement[bool]:
+def in_scope(subject: Subject) -> sa.ColumnElement[bool]:
     """The cameras a person is responsible for, as access.sees_camera judges it."""
     if subject.districts is None and subject.camera_ids is None:
         return sa.true()
@@ -72,7 +72,7 @@ async def cameras(
     """Cameras in order of id; `subject` None: all of them."""
     query = sa.select(_camera).order_by(_camera.c.id).limit(limit)
     if subject is not None:
-        query = query.where(_in_scope(subject))
+        query = query.where(in_scope(subject))
     if after is not None:
         query = query.where(_camera.c.id > after)
     if not wanted.deleted:

@@ -43,6 +43,13 @@ ROUTES: dict[str, set[Role] | None] = {
     "DELETE /v1/cameras/{camera_id}/zones/{zone_id}": SYSADMIN,
     "GET /v1/segments": SEARCH,
     "GET /v1/segments/{segment_id}": SEARCH,
+    "GET /v1/sightings": SEARCH,
+    "GET /v1/sightings/counts": SEARCH,
+    "GET /v1/sightings/export": SEARCH,
+    "GET /v1/sightings/{sighting_id}": SEARCH,
+    "GET /v1/sightings/{sighting_id}/thumbnail": SEARCH,
+    "GET /v1/sightings/{sighting_id}/boxes": SEARCH,
+    "GET /v1/live/sightings": SEARCH | {Role.OPERATOR},
     "GET /v1/cameras/{camera_id}/ledger": ALL - {Role.OPERATOR},
     "POST /v1/holds": {Role.INVESTIGATOR},
     "GET /v1/holds": HOLD_READ,
@@ -89,8 +96,8 @@ ROUTES: dict[str, set[Role] | None] = {
     "GET /v1/media/{token}/live.mp4": TOKEN,
     "DELETE /v1/media/{token}": TOKEN,
 }
-STREAMS = {"GET /v1/events/camera-status"}
-"""Endless answers: judged by their role alone, and read in test_service.py."""
+STREAMS = {"GET /v1/events/camera-status", "GET /v1/live/sightings"}
+"""Endless answers: judged by their role alone; read in test_service, test_sightings_live."""
 BODIES: dict[str, dict[str, object]] = {
     "POST /v1/holds/{hold_id}/release": {"note": "no longer needed"},
     "PATCH /v1/users/{user_id}": {"display_name": "x"},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api import events, times
+from services.api import event_stream, times
 from services.api.limits import MAX_BY_ADDRESS, MAX_BY_NAME, LoginLimiter
 from services.api.recorders import RecorderDirectory
 from shared import civil
@@ -85,13 +85,14 @@ def test_an_unreadable_word_is_set_aside() -> None:
 @given(st.dictionaries(st.integers(0, 511), st.integers(0, 2**50), min_size=1, max_size=20))
 def test_positions_survive_the_way_through_an_event_id(offsets: dict[int, int]) -> None:
     positions = {(CAMERA_STATUS.name, number): offset for number, offset in offsets.items()}
-    assert events.read_positions(events.write_positions(positions)) == positions
+    event_id = event_stream.write_positions(positions)
+    assert event_stream.read_positions(CAMERA_STATUS.name, event_id) == positions
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "0-", "-0", "0-1.", "0-1,1-2", "0-" + "9" * 30])
 def test_other_event_ids_are_refused(text: str) -> None:
     with pytest.raises(LamppostError) as caught:
-        events.read_positions(text)
+        event_stream.read_positions(CAMERA_STATUS.name, text)
     assert caught.value.kind is Kind.INVALID
 
 

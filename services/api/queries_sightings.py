@@ -1,0 +1,334 @@
+"""The SQL of searches of sightings: candidates newest first, counts, coverage, thumbnails.
+
+What stands in columns is judged inside index `ix_sighting_search`, which holds all of them, so that
+a row is read only once it is a candidate. Ranges of `start_us` begin a longest sighting before the
+time asked, and `end_us` decides the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.api.access import Subject
+from services.api.queries import LONGEST_SEGMENT_US, in_scope
+from services.api.sighting_filters import Filters
+from shared.clock import SECOND_US
+from shared.coverage import PENDING_US, Coverage
+from shared.db import tables
+from shared.domain import Purpose
+from shared.intervals import Interval
+from shared.sightings import MAX_SIGHTING_S
+
+LONGEST_US = (MAX_SIGHTING_S + 60) * SECOND_US
+"""No sighting is longer: a track ends after 10 minutes, at the next frame it is in."""
+BUCKET_US = 900 * SECOND_US
+"""Counts are grouped by quarter hours: every zone's offset is a multiple of it."""
+_sighting, _camera, _zone = tables.sighting, tables.camera, tables.zone
+_segment, _gap, _thumbnail = tables.segment, tables.gap, tables.thumbnail
+
+
+class Place(NamedTuple):
+    """What a search needs of a camera."""
+
+    id: str
+    name: str
+    district: str
+    site_kind: str
+    purposes: tuple[Purpose, ...]
+    latitude: float | None
+    longitude: float | None
+
+
+class _Config(msgspec.Struct):
+    purposes: tuple[Purpose, ...] = tuple(Purpose)
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+_config = msgspec.json.Decoder(_Config)
+
+
+async def places(
+    connection: AsyncConnection, subject: Subject, camera_ids: Sequence[str]
+) -> list[Place]:
+    """The cameras named, or all in the person's scope; deleted ones too: their footage counts."""
+    c = _camera.c
+    query = sa.select(c.id, c.name, c.district, c.site_kind, c.config).order_by(c.id)
+    query = query.where(c.id.in_(camera_ids) if camera_ids else in_scope(subject))
+    found = []
+    for camera_id, name, district, site_kind, config in (await connection.execute(query)).all():
+        known = _config.decode(config)
+        found.append(
+            Place(
+                camera_id,
+                name,
+                district,
+                site_kind,
+                known.purposes,
+                known.latitude,
+                known.longitude,
+            )
+        )
+    return found
+
+
+async def zones(
+    connection: AsyncConnection, camera_ids: Sequence[str], kind: str, names: Sequence[str]
+) -> Sequence[RowMapping]:
+    """Zones or lines of the cameras that have one of these ids or names (letter case apart)."""
+    c = _zone.c
+    lowered = [name.lower() for name in names]
+    query = sa.select(_zone).where(
+        c.kind == kind,
+        c.camera_id.in_(camera_ids),
+        sa.or_(c.id.in_(names), c.name.in_(names), sa.func.lower(c.name).in_(lowered)),
+    )
+    return (await connection.execute(query)).mappings().all()
+
+
+class Slice(NamedTuple):
+    """Which rows: cameras, the time asked, and what may be seen of it."""
+
+    camera_ids: tuple[str, ...]
+    span: Interval
+    filters: Filters
+    open_after_us: int | None
+    """Hide what expired by then; None: each row is judged by itself (an officer's holds)."""
+    ended_after_us: int
+    """Nothing that ended until then is open (0: no such limit)."""
+
+
+class Position(NamedTuple):
+    """Newest first: everything after this row, which begins earlier or has a smaller id."""
+
+    start_us: int
+    id: str = ""
+
+
+class Candidate(NamedTuple):
+    """A row whose columns fit."""
+
+    id: str
+    camera_id: str
+    start_us: int
+    end_us: int
+    expires_at_us: int
+    ended: bool
+    data: bytes
+
+
+def _conditions(wanted: Slice) -> list[sa.ColumnElement[bool]]:
+    """Everything that columns decide, but the range of `start_us`."""
+    c, filters, (since_us, until_us) = _sighting.c, wanted.filters, wanted.span
+    found: list[sa.ColumnElement[bool]] = [
+        c.camera_id.in_(wanted.camera_ids),
+        c.end_us > max(since_us, wanted.ended_after_us),
+    ]
+    if wanted.open_after_us is not None:
+        found.append(c.expires_at_us > wanted.open_after_us)
+    for column, values in (
+        (c.class_name, filters.classes),
+        (c.speed, filters.speeds),
+        (c.colour_upper, filters.upper),
+        (c.colour_lower, filters.lower),
+        (c.colour_vehicle, filters.vehicle),
+    ):
+        if values:
+            found.append(column.in_(values))
+    if filters.colours:
+        parts = (c.colour_upper, c.colour_lower, c.colour_vehicle)
+        found.append(sa.or_(*(part.in_(filters.colours) for part in parts)))
+    if filters.min_confidence:
+        found.append(c.confidence >= filters.min_confidence)
+    if least_us := filters.min_dwell_us:
+        # Whoever is in a zone or polygon so long is in the picture so long within the time too.
+        found += [
+            c.end_us - c.start_us >= least_us,
+            c.end_us >= since_us + least_us,
+            c.start_us <= until_us - least_us,
+        ]
+    for min_x, min_y, max_x, max_y in filters.boxes():
+        found += [c.max_x >= min_x, c.min_x <= max_x, c.max_y >= min_y, c.min_y <= max_y]
+    return found
+
+
+async def candidates(
+    connection: AsyncConnection, wanted: Slice, low_us: int, after: Position, limit: int
+) -> list[Candidate]:
+    """Rows that begin at or after `low_us` and come after the position, newest first."""
+    c = _sighting.c
+    query = (
+        sa.select(c.id, c.camera_id, c.start_us, c.end_us, c.expires_at_us, c.ended, c.data)
+        .where(
+            *_conditions(wanted),
+            c.start_us >= low_us,
+            c.start_us <= after.start_us,
+            sa.or_(c.start_us < after.start_us, c.id < after.id),
+        )
+        .order_by(c.start_us.desc(), c.id.desc())
+        .limit(limit)
+    )
+    return [Candidate(*row) for row in (await connection.execute(query)).all()]
+
+
+async def counts(
+    connection: AsyncConnection, wanted: Slice, low_us: int, high_us: int
+) -> dict[int, int]:
+    """How many begin in each quarter hour of [low, high), by columns alone; what began before the
+    time asked counts at its begin. Keys are multiples of BUCKET_US."""
+    c, since_us = _sighting.c, wanted.span[0]
+    begin = sa.case((c.start_us < since_us, sa.literal(since_us)), else_=c.start_us)
+    bucket = (begin // sa.literal_column(str(BUCKET_US))).label("bucket")
+    query = (
+        sa.select(bucket, sa.func.count())
+        .where(*_conditions(wanted), c.start_us >= low_us, c.start_us < high_us)
+        .group_by(bucket)
+    )
+    return {int(key) * BUCKET_US: int(n) for key, n in (await connection.execute(query)).all()}
+
+
+async def one(connection: AsyncConnection, sighting_id: str) -> Candidate | None:
+    c = _sighting.c
+    query = sa.select(
+        c.id, c.camera_id, c.start_us, c.end_us, c.expires_at_us, c.ended, c.data
+    ).where(c.id == sighting_id)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Candidate(*row)
+
+
+async def thumbnail(connection: AsyncConnection, sighting_id: str) -> tuple[int, bytes] | None:
+    """Capture time and JPEG."""
+    query = sa.select(_thumbnail.c.captured_us, _thumbnail.c.jpeg).where(
+        _thumbnail.c.sighting_id == sighting_id
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def _bounded(column: Any, low: int | None, high: int | None) -> Any:
+    """The column's value, cut to [low, high]."""
+    whens = []
+    if low is not None:
+        whens.append((column < low, sa.literal(low)))
+    if high is not None:
+        whens.append((column > high, sa.literal(high)))
+    return sa.case(*whens, else_=column)
+
+
+async def covered(
+    connection: AsyncConnection,
+    camera_ids: Sequence[str],
+    span: Interval,
+    now_us: int,
+    open_after_us: int | None,
+) -> Coverage:
+    """The cameras' coverage of the span, summed in SQL; the same rule as shared.coverage, which is
+    for one camera's rows. Effective intervals of a camera's segments do not overlap."""
+    start_us, end_us = span[0], min(span[1], now_us)
+    if end_us <= start_us or not camera_ids:
+        return Coverage()
+    c = _segment.c
+    length = _bounded(c.effective_end_us, None, end_us) - _bounded(
+        c.effective_start_us, start_us, None
+    )
+    whole = c.end_us - c.start_us
+    decided = c.analysed_us.is_not(None)
+
+    def shared(column: Any) -> Any:
+        part = sa.case((length == whole, column), else_=column * 1.0 * length / whole)
+        return sa.func.coalesce(sa.func.sum(sa.case((decided, part), else_=0)), 0)
+
+    coming = sa.and_(c.analysed_us.is_(None), c.end_us > now_us - PENDING_US)
+    query = (
+        sa.select(
+            c.camera_id,
+            sa.func.sum(length),
+            shared(c.analysed_us),
+            shared(c.gated_us),
+            shared(c.dropped_us),
+            sa.func.sum(sa.case((coming, length), else_=0)),
+            sa.func.max(c.effective_end_us),
+        )
+        .where(
+            c.camera_id.in_(camera_ids),
+            c.state == "live",
+            c.end_us > start_us,
+            c.end_us < end_us + LONGEST_SEGMENT_US,
+            c.effective_end_us > start_us,
+            c.effective_start_us < end_us,
+        )
+        .group_by(c.camera_id)
+    )
+    if open_after_us is not None:
+        query = query.where(c.expires_at_us > open_after_us)
+    newest: dict[str, int] = {}
+    recorded = analysed = gated = dropped = pending = 0
+    for row in (await connection.execute(query)).all():
+        newest[row[0]] = int(row[6])
+        recorded += int(row[1])
+        analysed, gated, dropped = (
+            analysed + int(row[2]),
+            gated + int(row[3]),
+            dropped + int(row[4]),
+        )
+        pending += int(row[5])
+    tail = await _tail(connection, camera_ids, (start_us, end_us), now_us, newest)
+    asked = len(camera_ids) * (end_us - start_us)
+    return Coverage(
+        analysed_us=analysed,
+        gated_us=gated,
+        dropped_us=dropped,
+        pending_us=pending + tail,
+        unknown_us=max(0, recorded - analysed - gated - dropped - pending),
+        not_recorded_us=max(0, asked - recorded - tail),
+    )
+
+
+async def _tail(
+    connection: AsyncConnection,
+    camera_ids: Sequence[str],
+    span: Interval,
+    now_us: int,
+    newest: dict[str, int],
+) -> int:
+    """Camera time after each camera's newest row whose own row is still to come."""
+    start_us, end_us = span
+    if end_us <= now_us - PENDING_US:
+        return 0
+    c = _gap.c
+    query = (
+        sa.select(c.camera_id, sa.func.max(c.end_us))
+        .where(c.camera_id.in_(camera_ids), c.end_us > start_us, c.start_us < end_us)
+        .group_by(c.camera_id)
+    )
+    gaps = {row[0]: int(row[1]) for row in (await connection.execute(query)).all()}
+    earliest_us = max(start_us, now_us - PENDING_US)
+    return sum(
+        max(0, end_us - max(earliest_us, newest.get(name, 0), gaps.get(name, 0)))
+        for name in camera_ids
+    )
+
+
+async def seen_segments(
+    connection: AsyncConnection, camera_id: str, span: Interval
+) -> Sequence[RowMapping]:
+    """Segments that touch the span, with their boxes objects' facts, in order of time."""
+    c = _segment.c
+    query = (
+        sa.select(_segment)
+        .where(
+            c.camera_id == camera_id,
+            c.state == "live",
+            c.end_us > span[0],
+            c.end_us < span[1] + LONGEST_SEGMENT_US,
+            c.start_us < span[1],
+        )
+        .order_by(c.end_us)
+    )
+    return (await connection.execute(query)).mappings().all()
