@@ -1,27 +1,52 @@
-"""`archive --index`: sightings from the bus into rows, each as its last update says.
+"""`archive --index`: sightings from the bus into rows, each as its newest update says.
 
-A sighting has a deterministic id and is sent whole at each update, so that writing it again, or
-late, changes nothing (docs/invariants.md, 9). It expires with its footage, by capture time.
-Boxes beside the segments and the closing of silent sightings come with detection.
+A sighting has a deterministic id and is sent whole at each update, so that writing it again, late
+or out of order changes nothing (docs/invariants.md, 9): of two updates the one that saw more wins.
+It expires with its footage, by capture time. Its zones are those of the table at the moment of the
+write, whatever the detector knew. One that nobody updates for a minute is closed; should its
+detector come back after all, its next update opens it again. docs/architecture.md, "archive".
 """
 
 from __future__ import annotations
 
-from services.archive import queries
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from services.archive import queries_index as queries
+from services.archive import share
 from services.archive.commit import default_policy
-from shared import log, metrics, runtime
+from services.archive.queries_index import NO_ZONES
+from services.archive.share import MAX_RECORDS
+from shared import ids, log, metrics, runtime
 from shared.bus import Consumer, Record
+from shared.clock import SECOND_US
 from shared.db import policies
-from shared.db.rows import sighting_row
+from shared.db.rows import SightingRows
 from shared.errors import Kind, LamppostError
 from shared.messages import SIGHTINGS, SightingUpdated, decode
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
-from shared.sightings import Sighting
+from shared.sightings import GROUPS, Sighting, marked
 
 GROUP = "archive-index"
-MAX_RECORDS = 500
+SILENT_US = 60 * SECOND_US
+LOOK_US = 5 * SECOND_US
+MAX_THUMBNAIL = 64 * 1024
+MAX_SPAN_US = 3_600 * SECOND_US
+"""No track is longer than ten minutes; what claims an hour is nonsense."""
+LATEST_US = 1 << 53
+"""In 2255. No column holds an arbitrary number."""
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_JPEG = b"\xff\xd8\xff"
+
+
+class Update(NamedTuple):
+    """The newest word on a sighting in a batch, and the newest picture."""
+
+    event: SightingUpdated
+    thumbnail: tuple[int, bytes] | None
 
 
 class SightingIndexer:
@@ -30,8 +55,14 @@ class SightingIndexer:
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self._platform = platform
         self._settings = settings
+        self.wait_s = 0.5
+        """How long one round waits for messages."""
         self._consumer: Consumer | None = None
+        self._joined_us = self._looked_us = 0
+        self._rows: SightingRows | None = None
+        self._policy_version = -1
         self._log = log.get("archive.index")
+        self._limiter = log.Limiter(platform.clock)
 
     async def run(self, stop: Stop) -> None:
         try:
@@ -39,56 +70,141 @@ class SightingIndexer:
                 "archive.index", self.run_once, stop, self._platform.clock, idle_s=0.5
             )
         finally:
-            await self._leave()
+            await self.leave()
 
     async def run_once(self) -> bool:
-        """One batch: poll, upsert, then commit the offsets."""
-        if self._consumer is None:
-            self._consumer = await self._platform.bus.consumer(
-                [SIGHTINGS.name], group=GROUP, member=self._settings.instance
-            )
+        """One batch: poll, upsert, then commit the offsets. Once all is read, close the silent."""
         try:
-            records = await self._consumer.poll(MAX_RECORDS, timeout_s=0.5)
-            if not records:
-                return False
-            await self._write(records)
-            await self._consumer.commit(records)
-            return True
+            consumer = self._consumer or await self._join()
+            records = await consumer.poll(MAX_RECORDS, self.wait_s)
+            if records:
+                await self._write(records)
+                await consumer.commit(records)
+            if share.is_short(records):
+                await self._close_silent(consumer)
+            return bool(records)
         except LamppostError:
             # What was polled is not committed: a new consumer reads it again.
-            await self._leave()
+            await self.leave()
             raise
 
-    async def _write(self, records: list[Record]) -> None:
-        updates: dict[str, SightingUpdated] = {}
-        for record in records:
-            try:
-                update = decode(record.value, SightingUpdated)
-                _check(update.sighting)
-                updates[update.sighting.id] = update
-            except LamppostError as error:
-                metrics.BUS_POISON.labels(SIGHTINGS.name).inc()
-                self._log.warning("sighting set aside", offset=record.offset, cause=str(error))
-        now_us = self._platform.clock.now_us()
-        async with self._platform.database.write() as connection:
-            policy = await policies.newest(connection) or default_policy(self._settings)
-            rows = [
-                sighting_row(update.sighting, policy, now_us, ended=update.ended)
-                for update in updates.values()
-            ]
-            # Footage that is gone has no sightings, however late they come (edge case 15).
-            await queries.upsert_sightings(
-                connection, [row for row in rows if row["expires_at_us"] > now_us]
-            )
-
-    async def _leave(self) -> None:
+    async def leave(self) -> None:
+        """Leave the group; the next round joins it again."""
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             await consumer.close()
 
+    async def _join(self) -> Consumer:
+        self._consumer = await self._platform.bus.consumer(
+            [SIGHTINGS.name], group=GROUP, member=self._settings.instance
+        )
+        self._joined_us = self._looked_us = self._platform.clock.monotonic_us()
+        return self._consumer
 
-def _check(sighting: Sighting) -> None:
-    if sighting.end_us <= sighting.start_us or not 0 < len(sighting.id) <= 64:
-        raise LamppostError(Kind.CORRUPT, "The sighting has no usable id or times.")
-    if not sighting.path:
-        raise LamppostError(Kind.CORRUPT, "The sighting has no path.")
+    # One batch
+
+    async def _write(self, records: list[Record]) -> None:
+        updates = self._newest(records)
+        if not updates:
+            return
+        now_us = self._platform.clock.now_us()
+        cameras = sorted({one.event.sighting.camera_id for one in updates})
+        async with self._platform.database.write(cameras) as connection:
+            policy = await policies.newest(connection) or default_policy(self._settings)
+            if self._rows is None or policy.version != self._policy_version:
+                self._rows, self._policy_version = SightingRows(policy), policy.version
+            drawn = await queries.zones(connection, cameras)
+            rows, pictures = [], []
+            for event, picture in updates:
+                sighting = event.sighting
+                zones = drawn.get(sighting.camera_id, NO_ZONES)
+                if sighting.zones_version != zones.version:
+                    sighting = marked(sighting, zones.zones)
+                row = self._rows.values(
+                    sighting, now_us, ended=event.ended, sent_at_us=event.sent_at_us
+                )
+                # Footage that is gone has no sightings, however late they come (edge case 15).
+                if row[queries.EXPIRES] <= now_us:
+                    continue
+                rows.append(row)
+                if picture is not None:
+                    pictures.append((sighting.id, *picture))
+            written = await queries.upsert_sightings(connection, rows)
+            await queries.upsert_thumbnails(connection, pictures)
+        metrics.SIGHTINGS_INDEXED.inc(written)
+
+    def _newest(self, records: Iterable[Record]) -> list[Update]:
+        """Of each sighting in the batch the newest update and picture; nonsense is set aside."""
+        found: dict[str, SightingUpdated] = {}
+        pictures: dict[str, tuple[int, bytes]] = {}
+        for record in records:
+            try:
+                event = decode(record.value, SightingUpdated)
+                sighting = event.sighting
+                check(sighting)
+                if not 0 <= event.sent_at_us <= LATEST_US:
+                    raise LamppostError(Kind.CORRUPT, "The sighting was sent at no usable time.")
+                other = found.get(sighting.id)
+                if other is None or rank(event) > rank(other):
+                    found[sighting.id] = event
+                if event.thumbnail is not None:
+                    taken = check_thumbnail(sighting.best.at_us, event.thumbnail)
+                    pictures[sighting.id] = max(taken, pictures.get(sighting.id, taken))
+            except LamppostError as error:
+                self._set_aside(record, error)
+        return [Update(event, pictures.get(key)) for key, event in found.items()]
+
+    def _set_aside(self, record: Record, error: LamppostError) -> None:
+        metrics.BUS_POISON.labels(SIGHTINGS.name).inc()
+        if (withheld := self._limiter.allow("poison")) is not None:
+            self._log.warning(
+                "sighting set aside", offset=record.offset, cause=str(error), withheld=withheld
+            )
+
+    # Silence
+
+    async def _close_silent(self, consumer: Consumer) -> None:
+        """Close what had no update for a minute. Only after a minute in the group, and with all
+        read that is there: after an outage of bus or archive the updates are still to come."""
+        clock = self._platform.clock
+        at_us = clock.monotonic_us()
+        if at_us - self._joined_us < SILENT_US or at_us - self._looked_us < LOOK_US:
+            return
+        self._looked_us = at_us
+        is_mine = await share.mine(self._platform.bus, consumer, SIGHTINGS.name)
+        span = (clock.now_us() - SILENT_US, clock.now_us() + SILENT_US)
+        async with self._platform.database.read() as connection:
+            found = await queries.silent(connection, *span)
+        cameras = {camera_id for _, camera_id in found if is_mine(camera_id)}
+        if not cameras:
+            return
+        async with self._platform.database.write(sorted(cameras)) as connection:
+            found = await queries.silent(connection, *span)
+            mine = [sighting_id for sighting_id, camera_id in found if camera_id in cameras]
+            await queries.close(connection, mine)
+        metrics.SIGHTINGS_CLOSED.inc(len(mine))
+
+
+def rank(event: SightingUpdated) -> tuple[int, bool, int]:
+    """Of two updates of a sighting the greater one counts; the table compares rows the same way."""
+    return event.sighting.end_us, event.ended, event.sent_at_us
+
+
+def check(sighting: Sighting) -> None:
+    """CORRUPT unless the sighting can be a row."""
+    if not _ID.fullmatch(sighting.id) or not ids.CAMERA_ID.match(sighting.camera_id):
+        raise LamppostError(Kind.CORRUPT, "The sighting has no usable id or camera.")
+    start_us, end_us = sighting.start_us, sighting.end_us
+    if not 0 <= start_us < end_us <= min(start_us + MAX_SPAN_US, LATEST_US):
+        raise LamppostError(Kind.CORRUPT, "The sighting has no usable times.")
+    if not sighting.path or sighting.class_name not in GROUPS:
+        raise LamppostError(Kind.CORRUPT, "The sighting has no path, or is of no class.")
+
+
+def check_thumbnail(taken_us: int, jpeg: bytes) -> tuple[int, bytes]:
+    """Both of them; CORRUPT unless it may be a small JPEG."""
+    if not 0 <= taken_us <= LATEST_US or not jpeg.startswith(_JPEG):
+        raise LamppostError(Kind.CORRUPT, "The thumbnail is no JPEG, or of no time.")
+    if len(jpeg) > MAX_THUMBNAIL:
+        raise LamppostError(Kind.CORRUPT, f"The thumbnail has over {MAX_THUMBNAIL} bytes.")
+    return taken_us, jpeg

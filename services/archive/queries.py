@@ -215,17 +215,6 @@ async def insert_gaps(
     )
 
 
-async def upsert_sightings(connection: AsyncConnection, found: Sequence[dict[str, Any]]) -> None:
-    """Each sighting as its last update says."""
-    if not found:
-        return
-    insert = _insert(connection, tables.sighting)
-    changed = {name: insert.excluded[name] for name in found[0] if name not in ("id", "camera_id")}
-    await connection.execute(
-        insert.on_conflict_do_update(index_elements=["id"], set_=changed), list(found)
-    )
-
-
 async def known_keys(connection: AsyncConnection, keys: Collection[str]) -> set[str]:
     """Which objects have a row, whatever its state."""
     found: set[str] = set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping
 
-from shared import retention
+from shared import civil, retention
 from shared.domain import (
     Camera,
     ClockSource,
@@ -165,37 +166,101 @@ def hold_row(hold: Hold) -> dict[str, Any]:
 
 
 _sighting = msgspec.json.Decoder(Sighting)
+_json = msgspec.json.Encoder()
+SIGHTING_COLUMNS = (
+    "id",
+    "camera_id",
+    "start_us",
+    "end_us",
+    "recording_date",
+    "expires_at_us",
+    "class_name",
+    "confidence",
+    "min_x",
+    "min_y",
+    "max_x",
+    "max_y",
+    "speed",
+    "colour_upper",
+    "colour_lower",
+    "colour_vehicle",
+    "ended",
+    "zones_version",
+    "data",
+    "sent_at_us",
+    "committed_at_us",
+)
+
+
+class SightingRows:
+    """Makes rows of sightings under one policy. It remembers the last day it met: most sightings of
+    a batch are of one day, and asking the calendar for each costs more than all else of a row."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._zone = policy.zone
+        self._by_date = policy.basis == "civil_date"
+        self._span = (0, 0)
+        self._day = date.min
+        self._expires_us = 0
+
+    def values(
+        self, sighting: Sighting, now_us: int, *, ended: bool, sent_at_us: int
+    ) -> tuple[Any, ...]:
+        """The values of `SIGHTING_COLUMNS`. It expires with its footage, never by a time to come.
+        What the struct does not know is not kept (invariant 11)."""
+        end_us = min(sighting.end_us, now_us)
+        expires_us = self._expiry(end_us)
+        day = self._date(sighting.end_us)
+        colours = sighting.colours
+        return (
+            sighting.id,
+            sighting.camera_id,
+            sighting.start_us,
+            sighting.end_us,
+            day,
+            expires_us,
+            sighting.class_name[:32],
+            sighting.confidence,
+            *bounds(sighting),
+            sighting.speed.value,
+            colours.upper,
+            colours.lower,
+            colours.vehicle,
+            ended,
+            sighting.zones_version,
+            _json.encode(sighting),
+            sent_at_us,
+            now_us,
+        )
+
+    def _date(self, end_us: int) -> date:
+        """The recording date, by `retention.recording_date`."""
+        if not self._span[0] < end_us <= self._span[1]:
+            self._day = retention.recording_date(end_us, self._zone)
+            self._span = civil.day_bounds_us(self._day, self._zone)
+            self._expires_us = retention.expires_at_us(end_us, self._policy)
+        return self._day
+
+    def _expiry(self, end_us: int) -> int:
+        """By `retention.expires_at_us`, which depends on the date alone where days are counted."""
+        if not self._by_date:
+            return retention.expires_at_us(end_us, self._policy)
+        self._date(end_us)
+        return self._expires_us
 
 
 def sighting_row(
     sighting: Sighting, policy: Policy, now_us: int, *, ended: bool, sent_at_us: int = 0
 ) -> dict[str, Any]:
-    """Column values of a sighting: it expires with its footage, and never by a time to come."""
-    min_x, min_y, max_x, max_y = bounds(sighting)
-    end_us = min(sighting.end_us, now_us)
-    return {
-        "id": sighting.id,
-        "camera_id": sighting.camera_id,
-        "start_us": sighting.start_us,
-        "end_us": sighting.end_us,
-        "recording_date": retention.recording_date(sighting.end_us, policy.zone),
-        "expires_at_us": retention.expires_at_us(end_us, policy),
-        "class_name": sighting.class_name[:32],
-        "confidence": sighting.confidence,
-        "min_x": min_x,
-        "min_y": min_y,
-        "max_x": max_x,
-        "max_y": max_y,
-        "speed": sighting.speed.value,
-        "colour_upper": sighting.colours.upper,
-        "colour_lower": sighting.colours.lower,
-        "colour_vehicle": sighting.colours.vehicle,
-        "ended": ended,
-        "zones_version": sighting.zones_version,
-        "data": msgspec.json.encode(sighting),
-        "sent_at_us": sent_at_us,
-        "committed_at_us": now_us,
-    }
+    """Column values of one sighting, by name."""
+    values = SightingRows(policy).values(sighting, now_us, ended=ended, sent_at_us=sent_at_us)
+    return dict(zip(SIGHTING_COLUMNS, values, strict=True))
+
+
+def pack_sighting(sighting: Sighting) -> bytes:
+    """A sighting as a row's `data`."""
+    return _json.encode(sighting)
 
 
 def sighting_of(data: bytes) -> Sighting:
