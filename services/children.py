@@ -37,6 +37,8 @@ class Trade(NamedTuple):
     service: str
     kill_after_s: float
     """A child that was asked to end is killed after so long."""
+    kill_matters: bool
+    """Whether a kill leaves something to repair."""
     variables: Mapping[str, str]
     """Environment that its libraries want, unless the parent's says otherwise."""
 
@@ -91,6 +93,7 @@ class Child:
     ) -> None:
         self.name = name
         self.crashes = 0
+        self.kill_after_s = trade.kill_after_s
         self.process: asyncio.subprocess.Process | None = None
         self._trade = trade
         self._settings = settings
@@ -145,9 +148,10 @@ class Child:
     async def _end(self, process: asyncio.subprocess.Process, ended: asyncio.Future[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        done, _ = await asyncio.wait({ended}, timeout=self._trade.kill_after_s)
+        done, _ = await asyncio.wait({ended}, timeout=self.kill_after_s)
         if not done:
-            self._log.error(f"{self._trade.word} did not end in time and is killed")
+            say = self._log.error if self._trade.kill_matters else self._log.warning
+            say(f"{self._trade.word} did not end in time and is killed")
             self.kill()
             await ended
 

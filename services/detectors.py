@@ -21,7 +21,10 @@ ONE_THREAD = {
     "MALLOC_ARENA_MAX": "2",
 }
 """One worker a core: a library that starts a thread a core of its own would only fight the next."""
-TRADE = Trade("detector", "detect", kill_after_s=1.5, variables=ONE_THREAD)
+TRADE = Trade("detector", "detect", kill_after_s=1.5, kill_matters=False, variables=ONE_THREAD)
+"""Killed, it leaves sightings without an end, which the archive ends after 60 s of silence."""
+PATIENT_S = 10.0
+"""How long a detector may take to end when nobody waits."""
 
 
 def detector(name: str, settings: Settings, clock: Clock, output: IO[str] | Any) -> Child:

@@ -127,7 +127,7 @@ async def _end_after(stop: Stop, supervisor: Supervisor, for_s: float | None) ->
     if for_s is None:
         await stop.wait()
     elif not await stop.sleep(clock, for_s):
-        supervisor.patient = True
+        supervisor.be_patient()
         stop.set()
     return clock.now_us()
 

@@ -32,6 +32,7 @@ from shared.settings import Settings
 from shared.spool import SpoolReader
 
 CHILDREN_END_S = 4.2
+CHILDREN_END_PATIENT_S = 10.5
 DRAIN_S = 0.3
 DRAIN_PATIENT_S = 15.0
 SERVICES_END_S = 0.5
@@ -101,8 +102,7 @@ class Supervisor:
         self.settings = settings
         self.platform = platform
         self.board = Board()
-        self.patient = False
-        """Nobody waits for the end (the time of `--for` is over): let everything be filed."""
+        self._patient = False
         self._logs = logs
         self._clock = platform.clock
         self._log = log.get("supervisor")
@@ -117,6 +117,12 @@ class Supervisor:
         """The first recorder, before all else: it needs the bus and nothing more, so footage does
         not wait for a migration or for what the api imports."""
         self._hire(stop)
+
+    def be_patient(self) -> None:
+        """Nobody waits for the end (the time of `--for` is over): let everything be filed."""
+        self._patient = True
+        for detector in self._detectors:
+            detector.kill_after_s = detectors.PATIENT_S
 
     async def abandon(self) -> None:
         """End what `begin` began, when `run` will never come."""
@@ -215,12 +221,12 @@ class Supervisor:
 
         All children were asked at once. Detectors are killed long before the recorders' time is up.
         """
-        await _end(self._child_tasks, CHILDREN_END_S)
+        await _end(self._child_tasks, CHILDREN_END_PATIENT_S if self._patient else CHILDREN_END_S)
         for child in (*self._recorders, *self._detectors):
             child.kill()
-        await self._drain(DRAIN_PATIENT_S if self.patient else DRAIN_S)
+        await self._drain(DRAIN_PATIENT_S if self._patient else DRAIN_S)
         self._services_stop.set()
-        left = await _end(self._tasks, SERVICES_END_PATIENT_S if self.patient else SERVICES_END_S)
+        left = await _end(self._tasks, SERVICES_END_PATIENT_S if self._patient else SERVICES_END_S)
         if left:
             self._log.warning("services did not end in time", services=sorted(left))
 

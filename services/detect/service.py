@@ -50,7 +50,7 @@ MINUTE_US = 60 * SECOND_US
 MAX_CAMERAS = 20_000
 MAX_BEGUN = 50_000
 STUCK_S = 30.0
-END_WORK_S, END_CLOSE_S, END_TELL_S = 0.4, 0.4, 0.5
+END_WORK_S, END_CLOSE_S, END_TELL_S = 0.3, 0.3, 0.4
 """How the end is divided: a supervisor kills after 1.5 s."""
 
 
