@@ -35,6 +35,8 @@ CHILDREN_END_S = 4.2
 CHILDREN_END_PATIENT_S = 10.5
 DRAIN_S = 0.3
 DRAIN_PATIENT_S = 15.0
+INDEX_S = 1.0
+"""So long the archive takes at most to index what detectors told last."""
 SERVICES_END_S = 0.5
 SERVICES_END_PATIENT_S = 10.0
 TRIM_EVERY_S = 60.0
@@ -225,6 +227,8 @@ class Supervisor:
         for child in (*self._recorders, *self._detectors):
             child.kill()
         await self._drain(DRAIN_PATIENT_S if self._patient else DRAIN_S)
+        if self._patient and self._detectors:
+            await self._clock.sleep(INDEX_S)
         self._services_stop.set()
         left = await _end(self._tasks, SERVICES_END_PATIENT_S if self._patient else SERVICES_END_S)
         if left:
