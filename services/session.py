@@ -14,6 +14,7 @@ import msgspec
 from services import table
 from services.demo import Demo
 from services.logfile import LogFile
+from services.models_setup import Provider
 from services.one import on_signals
 from services.statelock import StateLock
 from services.summary import Collector
@@ -102,7 +103,10 @@ async def _sit(
             platform.clock,
             settings.spool.min_free_ratio,
         )
-        showing = asyncio.create_task(display.run(stop))
+        beside = {asyncio.create_task(display.run(stop))}
+        if demo is not None:
+            # Only now that something records: no download may come before it.
+            beside.add(asyncio.create_task(Provider(settings, platform.clock).run(stop)))
         ending = asyncio.create_task(_end_after(stop, supervisor, for_s))
         end_us = 0
         try:
@@ -110,9 +114,10 @@ async def _sit(
         finally:
             stop.set()
             end_us = await ending
-            await asyncio.wait({showing}, timeout=1.0)
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+            await asyncio.wait(beside, timeout=1.0)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
         return await supervisor.totals(end_us) if for_s is not None or as_json else None
     finally:
         stop.set()

@@ -2,7 +2,8 @@
 
 `python3 setup/bootstrap.py run|test|tools|node`: uv into `.tools/`, a virtual environment in
 `.venv/`, the locked packages with their hashes, and the project itself. The second call finds its
-stamp and returns at once. The machine's own package index configuration is respected; no index is named.
+stamp and returns at once. The machine's own package index configuration is respected; no index is
+named.
 """
 
 from __future__ import annotations

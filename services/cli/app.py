@@ -17,6 +17,7 @@ from services.cli import (
     doctor,
     footage,
     holds,
+    models,
     output,
     running,
     stores,
@@ -52,7 +53,7 @@ def root(
         os.environ["LAMPPOST_STATE_DIR"] = str(state_dir)
 
 
-for module in (running, cameras, footage, holds, stores, access, doctor):
+for module in (running, cameras, footage, holds, stores, models, access, doctor):
     module.register(app)
 
 
