@@ -88,7 +88,9 @@ def tiny_model(
         scores = graph.add("Reshape", scores, graph.keep(np.array([0, 80, anchors])))
         twin = graph.add("Mul", scores, graph.keep(np.float32(SECOND)))
         scores = graph.add("Concat", scores, twin, axis=2)
-        zero = graph.add("Mul", graph.add("ReduceMax", scores, keepdims=1), graph.keep(_zero()))
+        zero = graph.add(
+            "Mul", graph.add("ReduceMax", scores, axes=[1], keepdims=1), graph.keep(_zero())
+        )
         grid = np.concatenate([_grid(cells)] * 2).T[None]
         boxes = graph.add("Add", zero, graph.keep(np.ascontiguousarray(grid)))
         graph.add("Concat", boxes, scores, axis=1, output="output0")
