@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from services.detect import coco
-from services.detect.model_store import Accuracy, Model, ModelCard, ModelStore
+from services.detect.model_store import FETCHING, Accuracy, Model, ModelCard, ModelStore
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 
@@ -46,7 +46,6 @@ BY_HAND = (
 )
 _NAME = re.compile(r"coco-ssd-([1-9][0-9]{1,3})x([1-9][0-9]{1,3})")
 _MEMBER = re.compile(r"model\.json|group1-shard[0-9]{1,2}of[0-9]{1,2}")
-_WORK = ".fetch-"
 _ERROR_CODE = re.compile(r"^npm (?:error|ERR!) code (\w+)", re.MULTILINE)
 
 Progress = Callable[[str, int, int], None]
@@ -79,20 +78,21 @@ def fetch(store: ModelStore, height: int, width: int, source: Source, progress: 
     with store.alone(".fetch.lock"):
         if (found := _installed(store, name)) is not None:
             return found
-        for left in store.folder.glob(f"{_WORK}*"):
+        for left in store.folder.glob(f"{FETCHING}[0-9]*"):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_WORK, dir=store.folder) as work:
-            files = unpack(checked(source(Path(work))))
-        progress(f"detection model {name}: converting to ONNX", 0, 0)
-        data = coco_ssd.build(tfjs.read(files), height, width)
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != KNOWN.get((height, width), digest):
-            raise LamppostError(
-                Kind.CORRUPT,
-                f"The conversion gave the SHA-256 {digest} on this machine, which is not known.",
-                fix="Report it, with the versions of onnx and numpy.",
-            )
-        return store.write(data, card(height, width, digest))
+        prefix = f"{FETCHING}{os.getpid()}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=store.folder) as work:
+            archive = checked(source(Path(work)))
+            progress(f"detection model {name}: converting to ONNX", 0, 0)
+            data = coco_ssd.build(tfjs.read(unpack(archive)), height, width)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != KNOWN.get((height, width), digest):
+                raise LamppostError(
+                    Kind.CORRUPT,
+                    f"The conversion gave the SHA-256 {digest} on this machine, not the known one.",
+                    fix="Report it, with the versions of onnx and numpy.",
+                )
+            return store.write(data, card(height, width, digest))
 
 
 def card(height: int, width: int, sha256: str) -> ModelCard:

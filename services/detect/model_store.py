@@ -29,6 +29,8 @@ FETCH = "Run `lamppost model fetch`, or add one: `lamppost model add FILE --name
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = ".part-"
+FETCHING = ".fetch-"
+"""Before the id of the process, in the name of the folder in which it fetches."""
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,21 +107,18 @@ class ModelStore:
         by_path = is_path(name_or_path)
         path = Path(name_or_path) if by_path else self._path(name_or_path)
         if not path.is_file():
-            missing = f"There is no model file {path}." if by_path else (
-                f"The model {name_or_path!r} is not installed."
-            )  # fmt: skip
-            raise LamppostError(Kind.NOT_FOUND, missing, fix=FETCH)
+            raise self._missing(path, name_or_path)
         card = read_card(path)
         if card is None and not by_path:
             raise LamppostError(
                 Kind.CORRUPT, f"The card of the model {name_or_path!r} is unreadable.", fix=FETCH
             )
-        wanted = [one for one in (sha256, card and card.sha256) if one]
         digest = hash_of(path)
-        if any(one != digest for one in wanted):
+        other = [one for one in (sha256, card and card.sha256) if one and one != digest]
+        if other:
             raise LamppostError(
                 Kind.CORRUPT,
-                f"The model {name_or_path!r} has the SHA-256 {digest}, not {wanted[0]}.",
+                f"The model {name_or_path!r} has the SHA-256 {digest}, not {other[0]}.",
                 fix="Do not use it; fetch or add it again from a source you trust.",
             )
         return Model(path.stem, path, digest, card)
@@ -195,6 +194,24 @@ class ModelStore:
                     fix="Wait until it is done, then look at `lamppost model list`.",
                 ) from error
             yield
+
+    def _missing(self, path: Path, name_or_path: str) -> LamppostError:
+        if is_path(name_or_path):
+            return LamppostError(Kind.NOT_FOUND, f"There is no model file {path}.", fix=FETCH)
+        if self.fetching():
+            what = f"The model {name_or_path!r} is being fetched."
+            return LamppostError(Kind.NOT_FOUND, what, fix="Detection begins when it is there.")
+        return LamppostError(
+            Kind.NOT_FOUND, f"The model {name_or_path!r} is not installed.", fix=FETCH
+        )
+
+    def fetching(self) -> bool:
+        """Whether a process that is alive has a fetch under way."""
+        for folder in self.folder.glob(f"{FETCHING}*"):
+            owner = folder.name.removeprefix(FETCHING).partition("-")[0]
+            if owner.isdigit() and _is_alive(int(owner)):
+                return True
+        return False
 
     def _put(self, card: ModelCard, fill: Callable[[Path], None]) -> Model:
         target = self._path(card.name)
@@ -272,6 +289,16 @@ def read_card(model: Path) -> ModelCard | None:
 def card_path(model: Path) -> Path:
     """`x.json` of `x.onnx`."""
     return model.with_suffix(".json")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:
