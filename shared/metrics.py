@@ -61,6 +61,9 @@ SIGHTINGS_CLOSED = _counter(
 BOXES_WRITTEN = _counter(
     "lamppost_boxes_written", "Boxes objects written beside segments.", ("outcome",)
 )
+BOXES_DROPPED = _counter(
+    "lamppost_boxes_dropped", "Results of detection that no boxes object took.", ("reason",)
+)
 LIVE_CLIENTS = _gauge("lamppost_live_clients", "Readers of live streams.")
 LIVE_DROPPED = _counter("lamppost_live_dropped", "Live readers dropped because they were slow.")
 SPOOL_ITEMS = _gauge("lamppost_spool_items", "Files waiting in the spool.")

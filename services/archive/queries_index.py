@@ -174,6 +174,14 @@ async def zones(connection: AsyncConnection, cameras: Collection[str]) -> dict[s
     }
 
 
+async def cameras(connection: AsyncConnection, wanted: Collection[str]) -> list[str]:
+    """Which of these cameras are or were there; without any, all of them."""
+    query = sa.select(tables.camera.c.id).order_by(tables.camera.c.id)
+    if wanted:
+        query = query.where(tables.camera.c.id.in_(sorted(wanted)))
+    return list((await connection.execute(query)).scalars())
+
+
 class Page(NamedTuple):
     """Sightings of a camera in order of start, and where the next page begins; None: no more."""
 

@@ -1,4 +1,5 @@
-"""The archive: `--spool` stores and indexes recordings, `--index` sightings (docs/architecture.md).
+"""The archive: `--spool` stores and indexes recordings, `--index` what was seen in them: sightings,
+the boxes beside each segment, and zones that change (docs/architecture.md).
 
 Both roles are loops that never end on an error: they wait with back-off and go on.
 """
@@ -10,9 +11,11 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from services.archive.boxes import BoxesWriter
 from services.archive.commit import SERVICE
 from services.archive.index import SightingIndexer
 from services.archive.reconcile import Reconciler
+from services.archive.reindex import ZoneFollower
 from services.archive.spooler import SpoolArchiver
 from shared import log, outbox, runtime
 from shared.clock import EARLIEST_US, HeldClock
@@ -42,6 +45,8 @@ class ArchiveService:
         self.spool = SpoolArchiver(dated, settings, self.relay)
         self.reconciler = Reconciler(platform, settings, self.spool.committer)
         self.index = SightingIndexer(platform, settings)
+        self.boxes = BoxesWriter(platform, settings)
+        self.zones = ZoneFollower(platform, settings)
 
     async def run(self, stop: Stop) -> None:
         async with asyncio.TaskGroup() as group:
@@ -53,6 +58,8 @@ class ArchiveService:
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
             if self._role in ("all", "index"):
                 group.create_task(self.index.run(stop))
+                group.create_task(self.boxes.run(stop))
+                group.create_task(self.zones.run(stop))
 
     async def _run_spool(self, stop: Stop) -> None:
         await runtime.loop(
