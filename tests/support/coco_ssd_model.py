@@ -7,8 +7,11 @@ so that the conversion is checked against something that shares no code with it.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import tarfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ CLASSES = 91
 LEVEL_BOXES = (3, 6)
 TRAINED = 300
 STEPS = (16, 32)
+FOLDER = "package/models/coco-ssd/"
 EPSILON = 0.001
 
 
@@ -99,7 +103,8 @@ class TinyModel:
         self._heads([first, second])
 
     def _heads(self, maps: list[str]) -> None:
-        boxes, logits = [], []
+        boxes: list[str] = []
+        logits: list[str] = []
         for number, (source, count) in enumerate(zip(maps, LEVEL_BOXES, strict=True)):
             box = f"BoxPredictor_{number}"
             for what, width, found in (
@@ -201,3 +206,20 @@ def stored_anchors() -> Array:
                     cy, cx = (y + 0.5) / cells, (x + 0.5) / cells
                     rows.append((cy - height / 2, cx - width / 2, cy + height / 2, cx + width / 2))
     return np.array(rows)
+
+
+def archive_of(files: Mapping[str, bytes], extra: Mapping[str, bytes] | None = None) -> bytes:
+    """A package as npm would pack it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data in {f"{FOLDER}{key}": value for key, value in files.items()}.items():
+            _member(archive, name, data)
+        for name, data in (extra or {}).items():
+            _member(archive, name, data)
+    return out.getvalue()
+
+
+def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))

