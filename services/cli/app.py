@@ -19,6 +19,7 @@ from services.cli import (
     holds,
     models,
     output,
+    reindex,
     running,
     stores,
 )
@@ -53,7 +54,7 @@ def root(
         os.environ["LAMPPOST_STATE_DIR"] = str(state_dir)
 
 
-for module in (running, cameras, footage, holds, stores, models, access, doctor):
+for module in (running, cameras, footage, holds, stores, models, reindex, access, doctor):
     module.register(app)
 
 
