@@ -22,11 +22,11 @@ from shared.messages import Box, FrameMeta, SightingUpdated
 from shared.sightings import GROUPS, Best, Sighting, Speed, Zone, marked
 
 MOTIONS = {
-    "person": Motion(0.25, 1.2),
-    "cycle": Motion(0.25, 4.0),
-    "vehicle": Motion(0.25, 6.0),
-    "animal": Motion(0.25, 4.0),
-    "carried": Motion(0.25, 4.0),
+    "person": Motion(0.6),
+    "cycle": Motion(1.5),
+    "vehicle": Motion(2.5),
+    "animal": Motion(1.5),
+    "carried": Motion(1.5),
 }
 """What a group's things may do, in their own heights."""
 FAST = 1.5
