@@ -47,6 +47,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("clock", clock),
         ("time zone", timezone),
         ("port", port),
+        ("detection model", model),
     )
     found = []
     for name, look in checks:
@@ -217,3 +218,18 @@ def port(settings: Settings) -> Finding:
             fix = "Choose another: LAMPPOST_API__PORT=8601."
             return Finding("port", "wrong", f"{address}: {error.strerror}", fix)
     return Finding("port", "ok", f"{address} is free")
+
+
+def model(settings: Settings) -> Finding:
+    """Without one recording runs, and nothing is detected."""
+    from services.models_setup import store
+
+    detect, what = settings.detect, "detection model"
+    if detect.workers == 0:
+        return Finding(what, "ok", "detection is off (detect.workers is 0)")
+    try:
+        found = store(settings).find(detect.model, detect.model_sha256)
+    except LamppostError as error:
+        return Finding(what, "warning", error.message, error.fix)
+    licence = found.card.licence if found.card else "no card"
+    return Finding(what, "ok", f"{found.name} ({licence}), its hash is right")
