@@ -6,20 +6,18 @@ call. The same frames give the same sightings, ids included. docs/tracking.md, "
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.detect import thumbnails
-from services.detect.colours import ColourVotes
+from services.detect.colours import Light, light
 from services.detect.detector import Found, ModelFacts, Picture
-from services.detect.paths import PathKeeper, Stand
-from services.detect.tracker import KEEP_US, STILL, Motion, Seen, Track, Tracker
+from services.detect.track_record import DECIMALS, TrackRecord, normalised
+from services.detect.tracker import KEEP_US, Motion, Seen, Track, Tracker
 from shared import ids
 from shared.clock import SECOND_US
 from shared.messages import Box, FrameMeta, SightingUpdated
-from shared.sightings import GROUPS, Best, Sighting, Speed, Zone, marked
+from shared.sightings import GROUPS, Sighting, Zone, marked
 
 MOTIONS = {
     "person": Motion(0.6),
@@ -29,17 +27,14 @@ MOTIONS = {
     "carried": Motion(1.5),
 }
 """What a group's things may do, in their own heights."""
-FAST = 1.5
-"""Heights a second."""
-SPEED_OVER_US = SECOND_US
-"""Speed is taken between places so far apart, since boxes tremble."""
+LIGHT_US = 10 * SECOND_US
+"""The picture's light is judged so often."""
 UNCHANGED_US = 20 * SECOND_US
 """Where nothing changed a sighting is told of so seldom; 60 s of silence would close it."""
 SILENT_US = 3 * SECOND_US
 """Frames may be so late: silence counts after that."""
 BACK_US = KEEP_US
 """Capture times that go back further begin everything anew; smaller steps back are passed over."""
-DECIMALS = 4
 
 
 class Outcome(NamedTuple):
@@ -47,72 +42,6 @@ class Outcome(NamedTuple):
 
     boxes: tuple[Box, ...]
     updates: list[SightingUpdated]
-
-
-class _Life:
-    """What is known of one track so far."""
-
-    def __init__(self, sighting_id: str, group: str, aspect: float) -> None:
-        self.id = sighting_id
-        self.group = group
-        self.classes: Counter[str] = Counter()
-        self.path = PathKeeper(aspect)
-        self.colours = ColourVotes(group)
-        self.uncertainty_us = 0
-        self.best: Best | None = None
-        self.cut: thumbnails.Cut | None = None
-        self.unsent = False
-        """Whether the cut is newer than what was sent."""
-        self.speeds: Counter[Speed] = Counter()
-        self.mark: Stand | None = None
-        self.aspect = aspect
-        self.sent: Sighting | None = None
-        self.sent_us = 0
-
-    def see(self, meta: FrameMeta, picture: Picture, found: Found) -> None:
-        """Take in one frame's box."""
-        height, width = picture.shape[:2]
-        self.classes[found.class_name] += round(found.confidence * 1000)
-        self.uncertainty_us = max(self.uncertainty_us, meta.uncertainty_us)
-        stand = Stand(
-            meta.capture_us,
-            (found.x1 + found.x2) / 2 / width,
-            found.y2 / height,
-            (found.y2 - found.y1) / height,
-        )
-        self.path.add(stand)
-        self._speed(stand)
-        self.colours.look(picture, found)
-        value = thumbnails.score(found, width, height)
-        if self.cut is None or value > thumbnails.BETTER * self.cut.score:
-            self.cut = thumbnails.cut(found, picture, value)
-            self.best = Best(meta.capture_us, _box(found, width, height), found.confidence)
-            self.unsent = True
-
-    def _speed(self, stand: Stand) -> None:
-        mark = self.mark
-        if mark is None:
-            self.mark = stand
-            return
-        span_us = stand.at_us - mark.at_us
-        if span_us < SPEED_OVER_US:
-            return
-        way = math.hypot((stand.x - mark.x) * self.aspect, stand.y - mark.y)
-        rate = way / ((stand.h + mark.h) / 2) / (span_us / SECOND_US)
-        self.speeds[
-            Speed.STILL if rate < STILL else Speed.WALKING if rate < FAST else Speed.FAST
-        ] += 1
-        self.mark = stand
-
-    def speed(self) -> Speed:
-        """The median's class."""
-        half = sum(self.speeds.values()) / 2
-        counted = 0
-        for speed in (Speed.STILL, Speed.WALKING, Speed.FAST):
-            counted += self.speeds[speed]
-            if counted > half:
-                return speed
-        return Speed.STILL
 
 
 class CameraSightings:
@@ -126,13 +55,15 @@ class CameraSightings:
         self._update_us = update_us
         self._zones = zones
         self._trackers: dict[str, Tracker] = {}
-        self._lives: dict[Track, _Life] = {}
+        self._records: dict[Track, TrackRecord] = {}
         self._last_us: int | None = None
+        self._lit: Light | None = None
+        self._lit_us = 0
 
     @property
     def open(self) -> int:
         """Sightings that go on."""
-        return sum(track.confirmed for track in self._lives)
+        return sum(track.confirmed for track in self._records)
 
     def set_zones(self, zones: tuple[Zone, ...]) -> None:
         """Judge by these from now on: what goes on is told anew with its next frame."""
@@ -164,14 +95,16 @@ class CameraSightings:
                 for n, track in zip(mine, step.tracks, strict=True):
                     tracks[n] = track
                     if track is not None:
-                        self._life(track, group, width / height).see(meta, picture, found[n])
+                        record = self._record(track, group, width / height)
+                        record.see(track, meta, picture, found[n])
+                        record.look(picture, found[n], meta.capture_us, self._light(meta, picture))
             updates += self._due(meta.capture_us)
         boxes = tuple(
             Box(
                 one.class_name,
                 round(one.confidence, DECIMALS),
-                *_box(one, width, height),
-                self._lives[track].id if track is not None and track.confirmed else "",
+                *normalised(one, width, height),
+                self._records[track].id if track is not None and track.confirmed else "",
             )
             for one, track in zip(found, tracks, strict=True)
         )
@@ -189,69 +122,75 @@ class CameraSightings:
         gone = [track for tracker in self._trackers.values() for track in tracker.close()]
         now_us = self._last_us or 0
         self._trackers.clear()
-        self._last_us = None
+        self._last_us = self._lit = None
         return self._end(gone, now_us)
 
-    def _life(self, track: Track, group: str, aspect: float) -> _Life:
-        life = self._lives.get(track)
-        if life is None:
+    def _record(self, track: Track, group: str, aspect: float) -> TrackRecord:
+        record = self._records.get(track)
+        if record is None:
             name = ids.derived_id(self._camera_id, group, track.first_us, track.ordinal)
-            life = self._lives[track] = _Life(name, group, aspect)
-        return life
+            record = self._records[track] = TrackRecord(name, group, aspect)
+        return record
+
+    def _light(self, meta: FrameMeta, picture: Picture) -> Light:
+        if self._lit is None or meta.capture_us >= self._lit_us + LIGHT_US:
+            self._lit, self._lit_us = light(picture), meta.capture_us
+        return self._lit
 
     def _due(self, now_us: int) -> list[SightingUpdated]:
         """What is to be told of those that go on."""
         updates = []
-        for track, life in self._lives.items():
+        for track, record in self._records.items():
             if not track.confirmed or track.last_us != now_us:
                 continue
-            since_us = now_us - life.sent_us
-            if life.sent is not None and since_us < self._update_us:
+            since_us = now_us - record.sent_us
+            if record.sent is not None and since_us < self._update_us:
                 continue
-            made = self._sighting(track, life)
+            made = self._sighting(track, record)
             if (
-                life.sent is None
+                record.sent is None
                 or since_us >= UNCHANGED_US
-                or life.unsent
-                or _changed(life.sent, made, life.path.tolerance)
+                or record.cut is not None
+                or _changed(record.sent, made, record.path.tolerance)
             ):
-                updates.append(self._update(made, life, now_us, ended=False))
+                updates.append(self._update(made, record, now_us, ended=False))
         return updates
 
     def _end(self, gone: list[Track], now_us: int) -> list[SightingUpdated]:
         updates = []
         for track in gone:
-            life = self._lives.pop(track)
+            record = self._records.pop(track)
             if track.confirmed:
-                made = self._sighting(track, life)
-                updates.append(self._update(made, life, now_us, ended=True))
+                made = self._sighting(track, record)
+                updates.append(self._update(made, record, now_us, ended=True))
         return updates
 
-    def _update(self, made: Sighting, life: _Life, now_us: int, *, ended: bool) -> SightingUpdated:
-        picture = thumbnails.jpeg(life.cut) if life.unsent and life.cut is not None else None
-        life.unsent = False
-        life.sent, life.sent_us = made, now_us
+    def _update(
+        self, made: Sighting, record: TrackRecord, now_us: int, *, ended: bool
+    ) -> SightingUpdated:
+        picture = thumbnails.jpeg(record.cut) if record.cut is not None else None
+        record.cut = None
+        record.sent, record.sent_us = made, now_us
         return SightingUpdated(made, ended, now_us, picture)
 
-    def _sighting(self, track: Track, life: _Life) -> Sighting:
-        assert life.best is not None
+    def _sighting(self, track: Track, record: TrackRecord) -> Sighting:
         made = Sighting(
-            id=life.id,
+            id=record.id,
             camera_id=self._camera_id,
-            class_name=min(life.classes, key=lambda name: (-life.classes[name], name)),
-            group=life.group,
+            class_name=min(record.classes, key=lambda name: (-record.classes[name], name)),
+            group=record.group,
             start_us=track.first_us,
             end_us=track.last_us + 1,
-            confidence=life.best.confidence,
+            confidence=record.best.confidence,
             frames=track.hits,
-            path=life.path.points(),
-            colours=life.colours.colours(),
-            speed=life.speed(),
-            best=life.best,
+            path=record.path.points(),
+            colours=record.colours.colours(),
+            speed=record.speed(track),
+            best=record.best,
             model=self._facts.name,
             model_sha256=self._facts.sha256,
             precision=self._facts.precision,
-            uncertainty_us=life.uncertainty_us,
+            uncertainty_us=record.uncertainty_us,
         )
         return marked(made, self._zones)
 
@@ -283,14 +222,4 @@ def _seen(found: Found, height: int) -> Seen:
         wide / height,
         high / height,
         found.confidence,
-    )
-
-
-def _box(found: Found, width: int, height: int) -> tuple[float, float, float, float]:
-    """Normalised x, y, w, h."""
-    return (
-        round(found.x1 / width, DECIMALS),
-        round(found.y1 / height, DECIMALS),
-        round((found.x2 - found.x1) / width, DECIMALS),
-        round((found.y2 - found.y1) / height, DECIMALS),
     )

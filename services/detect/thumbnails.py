@@ -6,7 +6,6 @@ Pictures are cut from analysis frames, which are masked already. docs/tracking.m
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,13 +25,6 @@ BETTER = 1.15
 """A new best frame must be so much better than the one before."""
 
 
-class Cut(NamedTuple):
-    """A picture already small, to be made JPEG when it is sent."""
-
-    score: float
-    picture: Picture
-
-
 def score(found: Found, width: int, height: int) -> float:
     """How well a frame shows the thing: confidence times the box's size, less at the border."""
     size = math.sqrt(max(0.0, (found.x2 - found.x1) * (found.y2 - found.y1)))
@@ -46,7 +38,7 @@ def score(found: Found, width: int, height: int) -> float:
     return found.confidence * min(size, MAX_HEIGHT) * (0.5 if cut else 1.0)
 
 
-def cut(found: Found, picture: Picture, value: float) -> Cut:
+def cut(found: Found, picture: Picture) -> Picture:
     """The box with a margin, at most MAX_HEIGHT high and MAX_WIDTH wide."""
     height, width = picture.shape[:2]
     margin = MARGIN * max(found.x2 - found.x1, found.y2 - found.y1)
@@ -59,13 +51,13 @@ def cut(found: Found, picture: Picture, value: float) -> Cut:
     if shrink < 1:
         size = (max(1, int(part.shape[1] * shrink)), max(1, int(part.shape[0] * shrink)))
         small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-        return Cut(value, np.asarray(small, np.uint8))
-    return Cut(value, part.copy())
+        return np.asarray(small, np.uint8)
+    return part.copy()
 
 
-def jpeg(made: Cut) -> bytes:
+def jpeg(picture: Picture) -> bytes:
     """The best quality that keeps to MAX_BYTES, else the least."""
-    picture = np.ascontiguousarray(made.picture)
+    picture = np.ascontiguousarray(picture)
     data = b""
     for quality in QUALITIES:
         data = simplejpeg.encode_jpeg(picture, quality=quality, colorspace="RGB")
