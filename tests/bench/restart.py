@@ -79,6 +79,7 @@ def _start(row: Row, there: Path, clip: Path, count: int, *, small: bool) -> Sta
         there / "state",
         ingest={"footage_dirs": [str(clip.parent)]},
         api={"port": free_port()},
+        detect={"workers": 0},
         log={"level": "warning"},
     )
     cameras = [Camera(id=name, name=name, source=Source(f"file://{clip}")) for name in CAMERAS]

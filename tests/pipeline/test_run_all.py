@@ -43,6 +43,7 @@ def start(tmp_path: Path, clips: Path) -> Iterator[Start]:
         "LAMPPOST_STATE_DIR": str(tmp_path / "state"),
         "LAMPPOST_API__PORT": "0",
         "LAMPPOST_DEMO__CAMERAS": str(CAMERAS),
+        "LAMPPOST_DETECT__WORKERS": "1",
     }
 
     def run(*arguments: str) -> subprocess.Popen[str]:
@@ -92,8 +93,8 @@ def test_it_records_survives_a_kill_and_ends_when_asked(
     state = tmp_path / "state"
     first = start("demo", "--footage", str(clips))
     until_sync(lambda: _growing(state) == CAMERAS, 90, "both cameras recording")
+    until_sync(lambda: len(_children(first.pid)) == 2, 40, "a recorder and a detector")
     children = _children(first.pid)
-    assert len(children) == 1
 
     second = start("run", "all", "--for", "5s")
     assert second.wait(60) == 1
@@ -101,7 +102,7 @@ def test_it_records_survives_a_kill_and_ends_when_asked(
 
     first.kill()
     first.wait()
-    until_sync(lambda: all(map(_gone, children)), 15, "the recorder follows its killed parent")
+    until_sync(lambda: all(map(_gone, children)), 15, "they follow their killed parent")
 
     left = set(state.glob("spool/*/tmp/*.mp4"))
     again = start("demo", "--footage", str(clips), "--for", "150s", "--json")
