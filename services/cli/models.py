@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -236,7 +235,7 @@ def score(
 ) -> None:
     """Measure a model (AP50) on a clip, as service would show it: scaled, and coded as JPEG."""
     from services import models_setup
-    from services.detect.model_store import Accuracy
+    from services.detect.model_store import ap50
 
     settings = settings_here()
     store = models_setup.store(settings)
@@ -245,20 +244,14 @@ def score(
         check_recordable(model.card, name)
     with _frames(as_json) as progress:
         found, facts = _scored(settings, model, (footage, truth), class_name, every, progress)
-    command = (
-        f"lamppost model score {model.name} --footage {footage.name} --truth {truth.name} "
-        f"--every {every} --class {shlex.quote(class_name)}"
-    )
-    data = f"{footage.name}, one frame in {every}" if every > 1 else footage.name
-    ap50 = round(found.ap50, 4)
+    figure = ap50(model.name, class_name, footage.name, truth.name, every, found.ap50)
     value = {
-        **{"model": model.name, "class": class_name, "ap50": ap50},
+        **{"model": model.name, "class": class_name, "ap50": figure.value},
         **{"frames": found.frames, "truths": found.truths, "found": found.found},
         **{"runtime": facts.runtime, "precision": facts.precision, "recorded": record},
-        "command": command,
+        "command": figure.command,
     }
     if record:
-        figure = Accuracy(what=class_name, data=data, metric="AP50", value=ap50, command=command)
         store.record(name, figure)
     output.emit(value, as_json, output.fields(value))
 

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,20 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     value: float
     command: str
+
+
+def ap50(
+    model: str, class_name: str, footage: str, truth: str, every: int, value: float
+) -> Accuracy:
+    """What `lamppost model score` measured, by the names of its files."""
+    return Accuracy(
+        what=class_name,
+        data=f"{footage}, one frame in {every}" if every > 1 else footage,
+        metric="AP50",
+        value=round(value, 4),
+        command=f"lamppost model score {model} --footage {footage} --truth {truth} "
+        f"--every {every} --class {shlex.quote(class_name)}",
+    )
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
