@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 from collections import defaultdict
@@ -138,16 +137,25 @@ def vcl_digest(picture: bytes) -> str:
 
 
 def match(sent: Sequence[Sent], stored: dict[str, list[int]]) -> tuple[set[int], int]:
-    """Indices of `sent` that are in no segment, and how many stored pictures nobody sent."""
+    """Indices of `sent` that are in no segment, and how many stored pictures nobody sent.
+
+    The camera begins its clip anew at each connection, so one picture is often sent twice within
+    seconds: each stored one is the sending nearest to it.
+    """
     left = {digest: list(times) for digest, times in stored.items()}
-    missing = set()
+    near: list[tuple[int, int, int]] = []
     for index, item in enumerate(sent):
-        times = left.get(item.vcl, [])
-        place = bisect.bisect_left(times, item.at_us - SAME_PICTURE_US)
-        if place < len(times) and times[place] <= item.at_us + SAME_PICTURE_US:
-            times.pop(place)
-        else:
-            missing.add(index)
+        near += [
+            (apart, index, time)
+            for time in left.get(item.vcl, ())
+            if (apart := abs(time - item.at_us)) <= SAME_PICTURE_US
+        ]
+    missing = set(range(len(sent)))
+    for _, index, time in sorted(near):
+        times = left[sent[index].vcl]
+        if index in missing and time in times:
+            times.remove(time)
+            missing.discard(index)
     return missing, sum(map(len, left.values()))
 
 

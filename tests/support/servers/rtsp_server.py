@@ -95,6 +95,7 @@ class Mount:
         self.source: Any = None
         self.sessions: list[Any] = []
         self.started_us = self.base_ns = self.index = self.sent = 0
+        self.fresh = True
         self.waiting_key = True
         self.last_key: AccessUnit | None = None
         log = server.config.get("log_dir")
@@ -135,7 +136,7 @@ class Mount:
             Gst.Caps.from_string(f"video/x-{self.codec},stream-format=byte-stream,alignment=au"),
         )
         media.connect("unprepared", self._unprepared, source)
-        self.source, self.index, self.waiting_key = source, 0, True
+        self.source, self.index, self.waiting_key, self.fresh = source, 0, True, True
         self.started_us, self.base_ns = GLib.get_monotonic_time(), self.clip.delay
 
     def _unprepared(self, _media: Any, source: Any) -> None:
@@ -165,6 +166,10 @@ class Mount:
 
     def tick(self, now_us: int) -> None:
         """Push everything that is due."""
+        if self.source is not None and self.fresh:
+            # Between the making of the media and the first tick a busy machine may spend seconds;
+            # the clip begins when it can be sent, else the log names pictures that leave later.
+            self.started_us, self.fresh = now_us, False
         while self.source is not None and self.clip is not None:
             unit = self.clip.units[self.index]
             elapsed_ns = (now_us - self.started_us) * NS_PER_US
