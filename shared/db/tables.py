@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from shared.db.indexes import SEGMENT_COVERAGE, SIGHTING_SEARCH
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -100,7 +102,7 @@ segment = sa.Table(
     _us("analysed_us", nullable=True),
     _us("gated_us", nullable=True),
     _us("dropped_us", nullable=True),
-    sa.Index("ix_segment_camera_end", "camera_id", "end_us"),
+    sa.Index("ix_segment_camera_end", *SEGMENT_COVERAGE),
     sa.Index("ix_segment_expires", "expires_at_us", "camera_id"),
     sa.Index("ix_segment_date_camera", "recording_date", "camera_id"),
     sa.Index("ix_segment_committed", "committed_at_us"),
@@ -160,8 +162,7 @@ sighting = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
     sa.Column("sent_at_us", sa.BigInteger, nullable=False, server_default="0"),  # by its update
     _us("committed_at_us"),
-    sa.Index("ix_sighting_camera_start", "camera_id", "start_us"),
-    sa.Index("ix_sighting_start", "start_us", "id"),
+    sa.Index("ix_sighting_search", *SIGHTING_SEARCH),
     sa.Index(
         "ix_sighting_open",
         "end_us",
