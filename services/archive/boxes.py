@@ -250,10 +250,9 @@ class BoxesWriter:
             if error.kind not in (Kind.CORRUPT, Kind.NOT_FOUND):
                 raise
             return made
-        same = (earlier.segment_id, earlier.start_us, earlier.end_us)
-        if same != (made.segment_id, made.start_us, made.end_us):
+        if (earlier.segment_id, earlier.start_us) != (made.segment_id, made.start_us):
             return made
-        return boxes.merge(earlier, made)
+        return boxes.merge(made, earlier)
 
     async def _without(self, row: RowMapping) -> bool:
         async with self._platform.database.write([row["camera_id"]]) as connection:

@@ -8,6 +8,7 @@ only what has no row is looked at more closely. So a sound store costs a listing
 An object is left alone for its first hour, and while a spool has its video. Else, in this order:
 
 - its purge has a tombstone, or it is past its expiry and no hold keeps it: removed, audited first;
+- boxes without their recording are removed alike, unless a hold covers them;
 - it reads as a whole recording of a camera that is or was there: it gets its row back, under the
   camera's lock and with its holds, as if the recorder had filed it now;
 - else it stays, counted and logged: nothing unexpired is deleted (invariant 5).
@@ -145,11 +146,19 @@ class Reconciler:
         elif await self._size_aside(name) == found.size_bytes:
             await self._remove(found, place, "the same bytes are set aside in the spool", sure=True)
         elif found.key.endswith(".boxes"):
-            self._leave(found.key, "boxes without their recording")
+            await self._settle_boxes(found, place)
         elif not known.has_camera:
             self._leave(found.key, f"there is no camera {place.camera_id}")
         else:
             await self._adopt(found, place, known)
+
+    async def _settle_boxes(self, found: BlobInfo, place: Place) -> None:
+        """Boxes are a derivative: without their recording they go, with it they wait for its row.
+        They come from a death of the archive just after the recording was purged."""
+        if await self._platform.blobs.stat(_segment_key(found.key)) is not None:
+            self._leave(found.key, "boxes of a recording without a row")
+        else:
+            await self._remove(found, place, "boxes without their recording")
 
     async def _in_hand(self, name: str) -> bool:
         return await asyncio.to_thread(leftovers.waits_in_spool, self._root, name)

@@ -147,6 +147,18 @@ async def sightings_due(connection: AsyncConnection, before_us: int) -> Sequence
     return (await connection.execute(query)).mappings().all()
 
 
+async def lonely_thumbnails(connection: AsyncConnection) -> Sequence[str]:
+    """Ids of sightings that have a picture and no row."""
+    thumbnail, sighting = tables.thumbnail, tables.sighting
+    query = (
+        sa.select(thumbnail.c.sighting_id)
+        .outerjoin(sighting, sighting.c.id == thumbnail.c.sighting_id)
+        .where(sighting.c.id.is_(None))
+        .limit(PAGE)
+    )
+    return (await connection.execute(query)).scalars().all()
+
+
 async def cameras(connection: AsyncConnection) -> Sequence[RowMapping]:
     table = tables.camera
     query = sa.select(table.c.id, table.c.created_at_us, table.c.deleted_at_us)

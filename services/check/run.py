@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.check import context as contexts
+from services.check.derivatives import thumbnails
 from services.check.purges import purges
 from services.check.report import Depth, Report
 from services.check.rules import leftovers, schema, sessions, set_aside, sightings
@@ -11,7 +12,17 @@ from services.check.stored import rows_and_bytes
 from shared.platform import Platform
 from shared.settings import Settings
 
-PARTS = (rows_and_bytes, purges, seconds, sessions, sightings, leftovers, set_aside, schema)
+PARTS = (
+    rows_and_bytes,
+    purges,
+    seconds,
+    sessions,
+    sightings,
+    thumbnails,
+    leftovers,
+    set_aside,
+    schema,
+)
 
 
 async def check(platform: Platform, settings: Settings, depth: Depth = "presence") -> Report:

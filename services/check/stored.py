@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from services.check import queries
+from services.check import derivatives, queries
 from services.check.context import LATE_US, Context
 from shared import civil, ids, retention, tombstones
 from shared.blobs import BlobInfo
@@ -37,11 +37,13 @@ async def rows_and_bytes(context: Context) -> None:
     row = await _next(rows)
     found = await _next(objects)
     hashing: set[asyncio.Task[None]] = set()
+    boxes: BlobInfo | None = None
     while row is not None or found is not None:
         key = _segment_key(found.key) if found is not None else None
         if row is not None and (key is None or row["key"] < key):
             await _row_without_bytes(context, row)
             await _row(context, row)
+            await derivatives.beside(context, row, _of(row, boxes))
             row = await _next(rows)
         elif found is not None and (row is None or row["key"] > key):
             _count(context, found)
@@ -52,10 +54,13 @@ async def rows_and_bytes(context: Context) -> None:
             if found.key == row["key"]:
                 await _row(context, row)
                 _pair(context, row, found)
+                await derivatives.beside(context, row, _of(row, boxes))
                 if context.depth == "hash":
                     await _room(hashing)
                     hashing.add(asyncio.create_task(_hash(context, row)))
                 row = await _next(rows)
+            else:
+                boxes = found
             found = await _next(objects)
     await asyncio.gather(*hashing)
 
@@ -75,6 +80,11 @@ async def _room(tasks: set[asyncio.Task[None]]) -> None:
 def _segment_key(key: str) -> str:
     """Boxes belong to the segment beside them, and sort just before it."""
     return key.removesuffix(".boxes") + ".mp4" if key.endswith(".boxes") else key
+
+
+def _of(row: RowMapping, boxes: BlobInfo | None) -> BlobInfo | None:
+    """The boxes object met last, if it is this row's: they sort just before the recording."""
+    return boxes if boxes is not None and _segment_key(boxes.key) == row["key"] else None
 
 
 def _count(context: Context, found: BlobInfo) -> None:
@@ -168,6 +178,7 @@ def _pair(context: Context, row: RowMapping, found: BlobInfo) -> None:
 
 
 async def _hash(context: Context, row: RowMapping) -> None:
+    await derivatives.read(context, row)
     where = {"camera": row["camera_id"], "segment": row["id"], "key": row["key"]}
     try:
         got = await context.platform.blobs.verify(row["key"])

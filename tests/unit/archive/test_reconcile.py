@@ -284,6 +284,27 @@ async def test_boxes_follow_their_recording(store: Store) -> None:
     assert reconcile.metrics.ORPHANS_LEFT._value.get() == 0
 
 
+async def test_boxes_without_their_recording_go(store: Store) -> None:
+    """The archive died between their put and its second look, and the recording was purged."""
+    recorded = await store.filed()
+    key = ids.boxes_key((await store.rows())[0]["key"])
+    digest = hashlib.sha256(b"boxes").hexdigest()
+    await store.platform.blobs.put(key, b"boxes", sha256=digest, size_bytes=5)
+    await store.platform.blobs.delete([key.removesuffix("boxes") + "mp4"])
+    await store.forget(recorded[0].segment)
+    await archiving.place(
+        store.platform, archiving.hold(START_US, START_US + SECOND_US, store.clock.now_us())
+    )
+    store.pass_us(2 * HOUR_US)
+    await store.walk()
+    assert key in await all_keys(store.platform), "a hold covers it"
+    async with store.platform.database.write() as connection:
+        await connection.execute(sa.delete(tables.hold))
+    await store.walk()
+    assert key not in await all_keys(store.platform)
+    assert await store.removals() == [(key, "boxes without their recording")]
+
+
 async def test_nothing_is_adopted_or_removed_while_the_time_is_doubted(store: Store) -> None:
     recorded = await store.filed()
     await store.forget(recorded[0].segment)
