@@ -17,7 +17,20 @@ from services.detect.detector import Found, Picture
 from shared.sightings import Colour, Colours
 
 NAMES = tuple(Colour)
-GREYS = (Colour.BLACK, Colour.GREY, Colour.WHITE)
+NEAR = (
+    {Colour.BLACK, Colour.GREY},
+    {Colour.GREY, Colour.WHITE},
+    {Colour.RED, Colour.PINK},
+    {Colour.RED, Colour.ORANGE},
+    {Colour.RED, Colour.BROWN},
+    {Colour.ORANGE, Colour.BROWN},
+    {Colour.ORANGE, Colour.YELLOW},
+    {Colour.BLUE, Colour.PURPLE},
+    {Colour.PURPLE, Colour.PINK},
+)
+"""Between two of these light and folds decide: they count for each other, and need no lead."""
+BACKS = np.array([[a == b or {a, b} in NEAR for a in NAMES] for b in NAMES])
+GREY = np.array([name in (Colour.BLACK, Colour.GREY, Colour.WHITE) for name in NAMES])
 Part = tuple[float, float, float, float]
 PARTS: dict[str, dict[str, Part]] = {
     "person": {"upper": (0.3, 0.2, 0.7, 0.46), "lower": (0.34, 0.56, 0.66, 0.84)},
@@ -25,6 +38,8 @@ PARTS: dict[str, dict[str, Part]] = {
 }
 """The middle parts of a box (x1, y1, x2, y2 as shares), where background shows least: a body
 between shoulders and hips, legs without feet, a car between windows and wheels."""
+HUE_COUNTS = {"person": 1.25, "vehicle": 1.4}
+"""A cell with a hue counts so much: streets, walls and windows, which a box shows too, are grey."""
 SIDE = 12
 """A part is judged by so many cells a side: noise and folds are averaged away."""
 LEAST_PIXELS = 5
@@ -36,7 +51,7 @@ SHARE, LEAD = 0.4, 0.1
 
 DARK, BRIGHT = 0.24, 0.76
 """Of the brightest channel: under it black, over it white, where there is no hue."""
-PALE = 0.2
+PALE = 0.22
 """Saturation under which there is no hue; in the dark it must be more, since noise has hues."""
 HUES = (
     (14, Colour.RED),
@@ -52,6 +67,8 @@ HUES = (
 STRIDE = 8
 """Of the pixels by which a picture's light is judged."""
 WHITE_AT = 0.9
+BLACK_AT = 0.05
+MAX_BLACK = 0.15
 MAX_GAIN = 2.0
 MAX_TINT = 1.35
 TOO_DARK = 0.16
@@ -60,28 +77,37 @@ Gains = npt.NDArray[np.float32]
 
 
 class Light(NamedTuple):
-    """A picture's light: what makes its greys grey and its whites white; `tells` is false where
-    colours cannot be told at all."""
+    """A picture's light: what makes its blacks black (haze lifts them), its greys grey and its
+    whites white; `tells` is false where colours cannot be told at all."""
 
+    black: float
     gains: Gains
     tells: bool
+
+    def undone(self, pixels: Picture) -> Picture:
+        """The pixels as in plain daylight."""
+        plain = (pixels.astype(np.float32) - self.black * 255) * self.gains
+        return np.asarray(np.clip(plain, 0, 255), np.uint8)
 
 
 def light(picture: Picture) -> Light:
     """Judged by the picture's nearly grey surfaces, which streets are full of."""
     some = picture[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.float32) / 255
     high, low = some.max(1), some.min(1)
-    white = float(np.percentile(high, 97))
+    darkest, white = (float(value) for value in np.percentile(high, (1, 97)))
+    black = min(MAX_BLACK, max(0.0, darkest - BLACK_AT))
+    some, white = some - black, white - black
+    high, low = high - black, low - black
     tells = white >= TOO_DARK and float(np.percentile(high - low, 97)) >= NO_COLOUR
     lit = (high > 0.1) & (high < 0.97)
     grey = lit & (high - low < 0.35 * high)
     chosen = some[grey] if grey.sum() >= 0.2 * lit.sum() else some[lit]
     if len(chosen) == 0:
-        return Light(np.ones(3, np.float32), tells)
+        return Light(black, np.ones(3, np.float32), tells)
     mean = chosen.mean(0)
     tint = np.clip(mean.mean() / np.maximum(mean, 1e-3), 1 / MAX_TINT, MAX_TINT)
     gain = min(MAX_GAIN, max(1.0, WHITE_AT / max(white, 1e-3)))
-    return Light((tint * gain).astype(np.float32), tells)
+    return Light(black, (tint * gain).astype(np.float32), tells)
 
 
 class ColourVotes:
@@ -89,6 +115,7 @@ class ColourVotes:
 
     def __init__(self, group: str) -> None:
         self._parts = PARTS.get(group, {})
+        self._hues = HUE_COUNTS.get(group, 1.0)
         self._votes = {name: np.zeros(len(NAMES)) for name in self._parts}
         self._looks = dict.fromkeys(self._parts, 0)
 
@@ -104,8 +131,8 @@ class ColourVotes:
         for name, part in self._parts.items():
             cells = _cells(picture, found, part)
             if cells is not None and self._looks[name] < MAX_LOOKS:
-                lit = np.minimum(cells.astype(np.float32) * seen_by.gains, 255).astype(np.uint8)
-                votes = np.bincount(names_of(lit).ravel(), minlength=len(NAMES))
+                names = names_of(seen_by.undone(cells)).ravel()
+                votes = np.bincount(names, minlength=len(NAMES)) * np.where(GREY, 1.0, self._hues)
                 self._votes[name] += votes / votes.sum()
                 self._looks[name] += 1
 
@@ -118,9 +145,8 @@ class ColourVotes:
             return None
         shares = self._votes[name] / self._looks[name]
         first, second = np.argsort(-shares, kind="stable")[:2]
-        # Between two greys only light decides: their lead need not be large.
-        near = NAMES[first] in GREYS and NAMES[second] in GREYS
-        if shares[first] < SHARE or (shares[first] - shares[second] < LEAD and not near):
+        lead = shares[first] - shares[second]
+        if shares @ BACKS[first] < SHARE or (lead < LEAD and not BACKS[first, second]):
             return None
         return NAMES[int(first)]
 
