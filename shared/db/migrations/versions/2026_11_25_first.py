@@ -7,14 +7,14 @@ revision = "2026_11_25_first"
 down_revision = None
 
 
-SEGMENT_COVERAGE = (
-    "camera_id end_us start_us effective_start_us effective_end_us state expires_at_us "
-    "analysed_us gated_us dropped_us"
-).split()
-SIGHTING_SEARCH = (
-    "camera_id start_us id end_us expires_at_us class_name confidence speed "
-    "colour_upper colour_lower colour_vehicle min_x min_y max_x max_y"
-).split()
+SEGMENT_COVERAGE = [
+    "camera_id", "end_us", "start_us", "effective_start_us", "effective_end_us", "state",
+    "expires_at_us", "analysed_us", "gated_us", "dropped_us",
+]  # fmt: skip
+SIGHTING_SEARCH = [
+    "camera_id", "start_us", "id", "end_us", "expires_at_us", "class_name", "confidence", "speed",
+    "colour_upper", "colour_lower", "colour_vehicle", "min_x", "min_y", "max_x", "max_y",
+]  # fmt: skip
 
 
 def upgrade() -> None:
