@@ -26,14 +26,14 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.api import camera_store
 from services.statelock import StateLock
-from shared import audit, civil, outbox
+from shared import audit, civil
 from shared import tombstones as stones
 from shared.clock import Clock, SystemClock
 from shared.db import migrate, rows, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
-from shared.messages import CAMERAS, CameraChanged
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import sync_dir, write_atomic
@@ -291,7 +291,8 @@ async def _replay_batch(database: SqliteDatabase, batch: list[Tombstone]) -> tup
 async def _announce(
     connection: AsyncConnection, manifest: Manifest, now_us: int, replayed: int
 ) -> None:
-    """Audit the restore, and tell recorders of the cameras as they are now: the bus begins anew."""
+    """Audit the restore, and tell recorders and detectors of the cameras and their zones as they
+    are now: the bus begins anew."""
     await audit.append(
         connection,
         audit.Entry(
@@ -304,13 +305,8 @@ async def _announce(
     )
     await connection.execute(sa.delete(tables.outbox))
     found = (await connection.execute(sa.select(tables.camera))).mappings().all()
-    messages = [
-        outbox.event(
-            CAMERAS.name, row["id"], CameraChanged(rows.camera_of(row)), source="api", at_us=now_us
-        )
-        for row in found
-    ]
-    await outbox.add(connection, "api", messages, at_us=now_us)
+    for row in found:
+        await camera_store.tell(connection, rows.camera_of(row), now_us)
 
 
 def _take_place(part: Path, state: Path) -> None:

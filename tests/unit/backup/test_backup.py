@@ -31,6 +31,10 @@ from tests.support.archiving import MINUTE_US, START_US, all_rows, file_segment,
 CLOCK_US = START_US + MINUTE_US
 DAY = date(2024, 4, 16)
 LATER_US = START_US + 40 * DAY_US
+ZONE = {
+    "id": "gate", "camera_id": "cam", "kind": "line", "name": "Gate", "directions": None,
+    "points": [[0.5, 0.0], [0.5, 1.0]], "version": 3, "created_at_us": 1, "updated_at_us": 2,
+}  # fmt: skip
 
 
 class World:
@@ -53,6 +57,7 @@ class World:
                     sa.insert(tables.camera).values(rows.camera_row(camera, CLOCK_US))
                 )
                 await connection.execute(sa.insert(tables.sighting).values(_sighting()))
+                await connection.execute(sa.insert(tables.zone).values(ZONE))
                 await connection.execute(
                     sa.insert(tables.session).values(
                         id="s", user_id="u", created_at_us=1, expires_at_us=2
@@ -233,7 +238,9 @@ async def test_a_restore_is_audited_and_tells_recorders_of_the_cameras(world: Wo
     assert actions == ["backup.create", "backup.restore"]
     (event,) = await world.rows(tables.outbox)
     assert (event["service"], event["topic"], event["key"]) == ("api", "cameras", "cam")
-    assert decode(event["value"], CameraChanged).camera.name == "Argyle"
+    told = decode(event["value"], CameraChanged)
+    assert told.camera.name == "Argyle"
+    assert [(zone.id, zone.version) for zone in told.zones] == [("gate", 3)]
 
 
 async def test_a_running_instance_is_refused(world: World) -> None:
