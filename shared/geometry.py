@@ -14,6 +14,9 @@ from typing import NamedTuple
 from shared.domain import Point
 
 Interval = tuple[int, int]
+NEAR = 1e-9
+"""So near counts as met: a path through a corner must not slip between its two edges. A thousandth
+of what coordinates are stored to."""
 
 
 class Timed(NamedTuple):
@@ -37,7 +40,7 @@ Path = Sequence[Timed]
 
 def clip(path: Path, start_us: int, end_us: int) -> list[Timed]:
     """The part of the path inside [start, end], with interpolated ends; empty when none is."""
-    if not path or path[-1].at_us < start_us or path[0].at_us > end_us:
+    if not path or start_us > end_us or path[-1].at_us < start_us or path[0].at_us > end_us:
         return []
     found = [point for point in path if start_us <= point.at_us <= end_us]
     for before, after in pairwise(path):
@@ -64,7 +67,11 @@ def inside(x: float, y: float, polygon: Sequence[Point]) -> bool:
     ax, ay = polygon[-1]
     for bx, by in polygon:
         turn = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
-        if turn == 0 and min(ax, bx) <= x <= max(ax, bx) and min(ay, by) <= y <= max(ay, by):
+        if (
+            abs(turn) <= NEAR * (abs(bx - ax) + abs(by - ay))
+            and min(ax, bx) - NEAR <= x <= max(ax, bx) + NEAR
+            and min(ay, by) - NEAR <= y <= max(ay, by) + NEAR
+        ):
             return True
         if (ay > y) != (by > y) and (turn > 0) == (by > ay):
             odd = not odd
@@ -80,7 +87,14 @@ def visits(path: Path, polygon: Sequence[Point]) -> list[Interval]:
     found: list[Interval] = []
     if len(path) == 1 and inside(path[0].x, path[0].y, polygon):
         return [(path[0].at_us, path[0].at_us)]
+    xs, ys = [x for x, _ in polygon], [y for _, y in polygon]
+    left, right = min(xs) - NEAR, max(xs) + NEAR
+    top, bottom = min(ys) - NEAR, max(ys) + NEAR
     for before, after in pairwise(path):
+        if max(before.x, after.x) < left or min(before.x, after.x) > right:
+            continue
+        if max(before.y, after.y) < top or min(before.y, after.y) > bottom:
+            continue
         for start_us, end_us in _stays(before, after, polygon):
             if found and start_us <= found[-1][1]:
                 found[-1] = (found[-1][0], max(found[-1][1], end_us))
@@ -95,6 +109,8 @@ def _stays(a: Timed, b: Timed, polygon: Sequence[Point]) -> list[Interval]:
     length_us = b.at_us - a.at_us
 
     def place(share: float) -> tuple[float, float]:
+        if share in (0.0, 1.0):
+            return (a.x, a.y) if share == 0.0 else (b.x, b.y)
         return a.x + (b.x - a.x) * share, a.y + (b.y - a.y) * share
 
     def when(share: float) -> int:
@@ -124,8 +140,8 @@ def _meetings(a: Timed, b: Timed, polygon: Sequence[Point]) -> list[float]:
         if cross != 0:
             share = ((px - a.x) * ey - (py - a.y) * ex) / cross
             along = ((px - a.x) * dy - (py - a.y) * dx) / cross
-            if 0 <= share <= 1 and 0 <= along <= 1:
-                found.append(share)
+            if -NEAR <= share <= 1 + NEAR and -NEAR <= along <= 1 + NEAR:
+                found.append(min(1.0, max(0.0, share)))
         px, py = qx, qy
     return found
 
