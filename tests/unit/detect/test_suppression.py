@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.detect.suppression import overlaps, suppress
+from services.detect.suppression import CHUNK, overlaps, suppress
 from tests.support.detecting import Found, overlap
 
 BOX = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40)).map(
@@ -45,14 +45,27 @@ def test_it_keeps_what_brute_force_keeps(
     assert kept.tolist() == brute_force(boxes, classes, most + 1e-4, limit)
 
 
+@pytest.mark.parametrize("limit", [5, 300, 10_000])
+def test_more_than_one_chunk(limit: int) -> None:
+    """What stays in one chunk takes away in the next."""
+    rng = np.random.default_rng(4)
+    start = rng.integers(0, 60, (3 * CHUNK + 5, 2))
+    corners = np.concatenate([start, start + rng.integers(10, 30, start.shape)], axis=1)
+    classes = rng.integers(0, 2, len(start))
+    kept = suppress(corners.astype(np.float32), classes, 0.5001, limit)
+    boxes = [tuple(map(int, box)) for box in corners]
+    assert kept.tolist() == brute_force(boxes, classes.tolist(), 0.5001, limit)
+    assert len(kept) > min(limit, 20) - 1
+
+
 def test_of_one_class_only() -> None:
     corners = np.array([[0, 0, 10, 10]] * 3, np.float32)
     assert suppress(corners, np.array([1, 2, 1]), 0.7, 300).tolist() == [0, 1]
 
 
 def test_empty_boxes_overlap_nothing() -> None:
-    one, others = np.array([5, 5, 5, 9], np.float32), np.array([[5, 5, 5, 9], [0, 0, 9, 9]])
-    assert overlaps(one, others.astype(np.float32)).tolist() == [0, 0]
+    one, others = np.array([[5, 5, 5, 9]], np.float32), np.array([[5, 5, 5, 9], [0, 0, 9, 9]])
+    assert overlaps(one, others.astype(np.float32)).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("crowd", ["apart", "together"])
