@@ -26,7 +26,7 @@ from shared.db import holds as stored_holds
 from shared.domain import HoldKind
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
-from shared.retention import Facts, HoldState
+from shared.retention import Facts, HoldState, Policy
 from shared.sightings import Sighting
 
 MAX_AUDITED = 1_000
@@ -159,8 +159,11 @@ def _no(kind: str, name: str) -> LamppostError:
 class Eye:
     """What one person may see at one moment of sightings of some cameras and a time."""
 
-    def __init__(self, judge: Judge, latest_us: int, floor_us: int, *, holds: bool) -> None:
+    def __init__(
+        self, judge: Judge, policy: Policy, latest_us: int, floor_us: int, *, holds: bool
+    ) -> None:
         self._judge = judge
+        self.policy = policy
         self._latest_us = latest_us
         self._floor_us = floor_us
         self.holds = holds
@@ -203,7 +206,7 @@ async def eye(
     )
     newest = await media_queries.newest_commit_us(connection)
     doubted = await context.media.footage.watch.judge(newest)
-    latest_us = max(now_us, doubted.latest_us, await context.expiry_now_us(connection))
+    latest_us = max(now_us, doubted.latest_us)
     # A policy that was shortened counts from when it came into force.
     shortened = policy.effective_from_us <= latest_us
     floor_us = retention.expired_before_us(latest_us, policy) if shortened else 0
@@ -213,5 +216,5 @@ async def eye(
         and retention.hold_state(hold, now_us) is HoldState.IN_FORCE
         for hold in holds
     )
-    judge = Judge(policy, holds, now_us, doubted._replace(latest_us=latest_us), viewer_id)
-    return Eye(judge, latest_us, floor_us, holds=mine)
+    judge = Judge(policy, holds, now_us, doubted, viewer_id)
+    return Eye(judge, policy, latest_us, floor_us, holds=mine)

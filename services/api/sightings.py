@@ -27,7 +27,6 @@ from services.api.models_sightings import (
     encode,
 )
 from services.api.queries_sightings import BUCKET_US, Candidate
-from services.api.segments import policy_of
 from services.api.sighting_boxes import boxes_of
 from services.api.sighting_filters import AskedQuery
 from services.api.sighting_query import COUNTS, Hit, Search, Since, Until, cursor_of, when_of
@@ -86,7 +85,7 @@ async def search_sightings(
     async with context.platform.database.read() as connection:
         found = await sighting_query.page(search, connection, when.after, limit)
         coverage = await sighting_query.covered(search, connection, found.view, found.looked)
-        expiries = Expiries(await policy_of(context, connection))
+    expiries = Expiries(found.view.policy)
     show = Show(context, why)
     body = {
         "since": show.text(when.span[0]),
@@ -159,7 +158,6 @@ async def readable(granted: Granted, sighting_id: str, why: Why) -> tuple[Hit, E
     span = (row.start_us, row.end_us)
     async with context.platform.database.read() as connection:
         view = await eye(context, connection, granted.principal.id, (row.camera_id,), span)
-        expiries = Expiries(await policy_of(context, connection))
     sighting = sighting_of(row.data)
     closed = view.closed(row, sighting)
     if closed == IN_DOUBT:
@@ -170,7 +168,7 @@ async def readable(granted: Granted, sighting_id: str, why: Why) -> tuple[Hit, E
         )
     if closed:
         raise LamppostError(Kind.GONE, "The sighting is past its expiry.")
-    return Hit(row, sighting), view, expiries
+    return Hit(row, sighting), view, Expiries(view.policy)
 
 
 @router.get("/v1/sightings/{sighting_id}", summary="Get a sighting", response_model=SightingOut)

@@ -21,6 +21,7 @@ from services.cli import (
     output,
     reindex,
     running,
+    search,
     stores,
 )
 from shared.errors import LamppostError
@@ -54,7 +55,7 @@ def root(
         os.environ["LAMPPOST_STATE_DIR"] = str(state_dir)
 
 
-for module in (running, cameras, footage, holds, stores, models, reindex, access, doctor):
+for module in (running, cameras, footage, search, holds, stores, models, reindex, access, doctor):
     module.register(app)
 
 

@@ -111,10 +111,17 @@ class Remote:
         finally:
             part.unlink(missing_ok=True)
 
-    def lines(self, path: str) -> Iterator[str]:
+    def lines(
+        self,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[str]:
         """The lines of an event stream, until it ends."""
         try:
-            with self._client.stream("GET", path, timeout=None) as answer:
+            with self._client.stream(
+                "GET", path, params=_given(params), headers=dict(headers or {}), timeout=None
+            ) as answer:
                 if answer.status_code >= 400:
                     answer.read()
                 check(answer)
