@@ -35,7 +35,12 @@ def context_of(request: Request) -> ApiContext:
     return context
 
 
-Context = Annotated[ApiContext, Depends(context_of)]
+async def _context(request: Request) -> ApiContext:
+    """The same as a dependency. FastAPI sends what is not `async` to a thread, at each request."""
+    return context_of(request)
+
+
+Context = Annotated[ApiContext, Depends(_context)]
 
 
 def refuse(decision: Decision) -> None:
@@ -56,7 +61,7 @@ class Public(Rule):
     def __init__(self, why: str) -> None:
         self.description = why
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         return None
 
 
@@ -193,7 +198,7 @@ class Requires(Rule):
         return Granted(context_of(request), principal, self.action, problems.request_id_of(request))
 
 
-def why_of(
+async def why_of(
     purpose: Annotated[
         Purpose | None, Query(description="Why: one of the camera's purposes.")
     ] = None,

@@ -10,6 +10,7 @@ arrives only grows (docs/architecture.md, "Playback and live").
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import NamedTuple
@@ -39,26 +40,31 @@ class Part(NamedTuple):
 
 def parts(piece: Piece) -> list[Part]:
     """The piece in parts: cut before the first key frame after `MIN_PART_US`."""
+    segment, growing = piece.source.segment, piece.source.growing
     groups: list[list[Fragment]] = []
+    group: list[Fragment] = []
     for fragment in piece.fragments:
-        if not groups or (fragment.key and _long_enough(groups[-1], fragment)):
-            groups.append([fragment])
+        if not group or (fragment.key and fragment.start_us - group[0].start_us >= MIN_PART_US):
+            group = [fragment]
+            groups.append(group)
         else:
-            groups[-1].append(fragment)
-    followers = [*(group[0] for group in groups[1:]), _next_fragment(piece)]
-    growing = piece.source.growing
-    return [
-        Part(
-            segment_id=piece.source.segment.id,
-            offset=group[0].offset,
-            size=sum(fragment.size for fragment in group),
-            start_us=group[0].start_us,
-            duration_us=_duration_us(group, follower, piece.source.segment.timescale),
-            key=group[0].key,
-            whole=index + 1 < len(groups) or not growing,
+            group.append(fragment)
+    found: list[Part] = []
+    after = _next_fragment(piece)
+    for at, group in enumerate(groups, start=1):
+        first, last, is_last = group[0], group[-1], at == len(groups)
+        found.append(
+            Part(
+                segment.id,
+                first.offset,
+                last.offset + last.size - first.offset,
+                first.start_us,
+                _duration_us(first, last, after if is_last else groups[at][0], segment.timescale),
+                first.key,
+                not is_last or not growing,
+            )
         )
-        for index, (group, follower) in enumerate(zip(groups, followers, strict=True))
-    ]
+    return found
 
 
 def shifts(pieces: Sequence[Piece]) -> list[int]:
@@ -84,25 +90,18 @@ def shifts(pieces: Sequence[Piece]) -> list[int]:
     return found
 
 
-def _long_enough(group: Sequence[Fragment], following: Fragment) -> bool:
-    return following.start_us - group[0].start_us >= MIN_PART_US
-
-
 def _next_fragment(piece: Piece) -> Fragment | None:
     """The fragment after the piece in its own segment, where there is one."""
-    later = (
-        fragment
-        for fragment in piece.source.segment.fragments
-        if fragment.offset > piece.fragments[-1].offset
-    )
-    return next(later, None)
+    fragments = piece.source.segment.fragments
+    at = bisect_right(fragments, piece.fragments[-1].offset, key=lambda each: each.offset)
+    return fragments[at] if at < len(fragments) else None
 
 
-def _duration_us(group: Sequence[Fragment], follower: Fragment | None, timescale: int) -> int:
+def _duration_us(first: Fragment, last: Fragment, follower: Fragment | None, timescale: int) -> int:
     """Media time to the fragment that follows; at the segment's end its wall time."""
-    if follower is not None and follower.base_time > group[0].base_time:
-        return (follower.base_time - group[0].base_time) * SECOND_US // timescale
-    return max(1, group[-1].end_us - group[0].start_us)
+    if follower is not None and follower.base_time > first.base_time:
+        return (follower.base_time - first.base_time) * SECOND_US // timescale
+    return max(1, last.end_us - first.start_us)
 
 
 def playlist(

@@ -23,6 +23,51 @@ MAX_GAPS = 5_000
 _LONGEST_SEGMENT_US = HOUR_US
 _CHUNK = 500
 
+# Written once, for the same few questions come with every request of a player.
+_segment, _gap, _session = tables.segment, tables.gap, tables.media_session
+_user, _camera = tables.user, tables.camera
+_SEGMENTS = (
+    sa.select(_segment)
+    .where(
+        _segment.c.camera_id == sa.bindparam("camera"),
+        _segment.c.end_us > sa.bindparam("start"),
+        # Bounds the index range: no segment is an hour long.
+        _segment.c.end_us < sa.bindparam("latest"),
+        _segment.c.start_us < sa.bindparam("end"),
+    )
+    .order_by(_segment.c.end_us)
+    .limit(MAX_SEGMENTS + 1)
+)
+_SEGMENT = sa.select(_segment).where(_segment.c.id == sa.bindparam("id"))
+_FRAGMENTS = sa.select(tables.segment_fragments).where(
+    tables.segment_fragments.c.segment_id.in_(sa.bindparam("ids", expanding=True))
+)
+_GAPS = (
+    sa.select(_gap)
+    .where(
+        _gap.c.camera_id == sa.bindparam("camera"),
+        _gap.c.end_us > sa.bindparam("start"),
+        _gap.c.start_us < sa.bindparam("end"),
+    )
+    .order_by(_gap.c.end_us)
+    .limit(MAX_GAPS)
+)
+_NEWEST_COMMIT = sa.select(sa.func.max(_segment.c.committed_at_us))
+_SESSION = (
+    sa.select(
+        _session,
+        _user.c.name.label("user_name"),
+        _user.c.disabled.label("user_disabled"),
+        _user.c.roles.label("user_roles"),
+        _user.c.districts.label("user_districts"),
+        _user.c.camera_ids.label("user_camera_ids"),
+        _camera.c.config.label("camera_config"),
+    )
+    .join(_user, _user.c.id == _session.c.user_id, isouter=True)
+    .join(_camera, _camera.c.id == _session.c.camera_id, isouter=True)
+    .where(_session.c.id == sa.bindparam("id"))
+)
+
 
 class SegmentRow(NamedTuple):
     """A segment row with what the retention rule needs of it."""
@@ -36,20 +81,9 @@ async def segments(
     connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
 ) -> list[SegmentRow]:
     """Rows that overlap [start, end), with their fragments, in order of end."""
-    t = tables.segment
-    query = (
-        sa.select(t)
-        .where(
-            t.c.camera_id == camera_id,
-            t.c.end_us > start_us,
-            # Bounds the index range: no segment is an hour long.
-            t.c.end_us < end_us + _LONGEST_SEGMENT_US,
-            t.c.start_us < end_us,
-        )
-        .order_by(t.c.end_us)
-        .limit(MAX_SEGMENTS + 1)
-    )
-    found = (await connection.execute(query)).mappings().all()
+    latest = end_us + _LONGEST_SEGMENT_US
+    span = {"camera": camera_id, "start": start_us, "end": end_us, "latest": latest}
+    found = (await connection.execute(_SEGMENTS, span)).mappings().all()
     if len(found) > MAX_SEGMENTS:
         raise LamppostError(
             Kind.TOO_LARGE,
@@ -62,8 +96,7 @@ async def segments(
 
 async def segment(connection: AsyncConnection, segment_id: str) -> SegmentRow | None:
     """One row with its fragments."""
-    query = sa.select(tables.segment).where(tables.segment.c.id == segment_id)
-    row = (await connection.execute(query)).mappings().one_or_none()
+    row = (await connection.execute(_SEGMENT, {"id": segment_id})).mappings().one_or_none()
     if row is None:
         return None
     found = await _fragments(connection, [segment_id])
@@ -95,10 +128,9 @@ async def _fragments(
     connection: AsyncConnection, ids: Sequence[str]
 ) -> dict[str, tuple[Fragment, ...]]:
     found: dict[str, tuple[Fragment, ...]] = {}
-    t = tables.segment_fragments
     for first in range(0, len(ids), _CHUNK):
-        query = sa.select(t).where(t.c.segment_id.in_(ids[first : first + _CHUNK]))
-        for row in (await connection.execute(query)).mappings():
+        some = {"ids": list(ids[first : first + _CHUNK])}
+        for row in (await connection.execute(_FRAGMENTS, some)).mappings():
             found[row["segment_id"]] = rows.unpack_fragments(row["data"])
     return found
 
@@ -107,14 +139,8 @@ async def gaps(
     connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
 ) -> list[Gap]:
     """Gap rows that overlap [start, end)."""
-    t = tables.gap
-    query = (
-        sa.select(t)
-        .where(t.c.camera_id == camera_id, t.c.end_us > start_us, t.c.start_us < end_us)
-        .order_by(t.c.end_us)
-        .limit(MAX_GAPS)
-    )
-    return [rows.gap_of(row) for row in (await connection.execute(query)).mappings()]
+    span = {"camera": camera_id, "start": start_us, "end": end_us}
+    return [rows.gap_of(row) for row in (await connection.execute(_GAPS, span)).mappings()]
 
 
 async def holds(
@@ -128,8 +154,7 @@ async def holds(
 
 async def newest_commit_us(connection: AsyncConnection) -> int | None:
     """When the newest segment was committed; None before the first."""
-    t = tables.segment.c.committed_at_us
-    found = (await connection.execute(sa.select(sa.func.max(t)))).scalar()
+    found = (await connection.execute(_NEWEST_COMMIT)).scalar()
     return None if found is None else int(found)
 
 
@@ -140,22 +165,7 @@ async def add_session(connection: AsyncConnection, values: dict[str, Any]) -> No
 
 async def session(connection: AsyncConnection, session_id: str) -> RowMapping | None:
     """A session with its person's account and its camera as they are now."""
-    user, cam = tables.user, tables.camera
-    query = (
-        sa.select(
-            tables.media_session,
-            user.c.name.label("user_name"),
-            user.c.disabled.label("user_disabled"),
-            user.c.roles.label("user_roles"),
-            user.c.districts.label("user_districts"),
-            user.c.camera_ids.label("user_camera_ids"),
-            cam.c.config.label("camera_config"),
-        )
-        .join(user, user.c.id == tables.media_session.c.user_id, isouter=True)
-        .join(cam, cam.c.id == tables.media_session.c.camera_id, isouter=True)
-        .where(tables.media_session.c.id == session_id)
-    )
-    return (await connection.execute(query)).mappings().one_or_none()
+    return (await connection.execute(_SESSION, {"id": session_id})).mappings().one_or_none()
 
 
 async def expired_sessions(connection: AsyncConnection, now_us: int, limit: int) -> list[str]:

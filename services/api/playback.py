@@ -46,7 +46,7 @@ SegmentId = Annotated[str, Path(max_length=64, description="A segment's id.")]
 class MediaToken(TokenRule):
     """Open to whoever holds the token; the route checks it with `sessions.check`."""
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         return None
 
 

@@ -264,14 +264,12 @@ class FileBlobs:
         self, key: str, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[bytes]:
         path = self._path(key)
-        file = await self._run(self._open, key, path)
+        # One hop opens and reads: the first byte is what somebody waits for.
+        file, size, start, end, piece = await self._run(self._begin, key, path, offset, length)
         try:
-            size = os.fstat(file.fileno()).st_size
-            start, end = byte_range(key, size, offset, length)
             digest = hashlib.sha256() if end - start == size else None
-            await self._run(file.seek, start)
             while start < end:
-                piece = await self._run(file.read, min(PIECE_BYTES, end - start))
+                piece = piece or await self._run(file.read, min(PIECE_BYTES, end - start))
                 if not piece:
                     raise LamppostError(Kind.CORRUPT, f"{key} ends early.", details={"key": key})
                 if digest is not None:
@@ -280,8 +278,23 @@ class FileBlobs:
                 if digest is not None and start == end:
                     self._check(key, path, digest.hexdigest())
                 yield piece
+                piece = b""
         finally:
             file.close()
+
+    def _begin(
+        self, key: str, path: Path, offset: int, length: int | None
+    ) -> tuple[BufferedReader, int, int, int, bytes]:
+        """The opened file, its size, the range that exists of what was asked, its first piece."""
+        file = self._open(key, path)
+        try:
+            size = os.fstat(file.fileno()).st_size
+            start, end = byte_range(key, size, offset, length)
+            file.seek(start)
+            return file, size, start, end, file.read(min(PIECE_BYTES, end - start))
+        except BaseException:
+            file.close()
+            raise
 
     def _check(self, key: str, path: Path, got: str) -> None:
         try:

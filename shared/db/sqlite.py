@@ -19,11 +19,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.clock import Clock
-from shared.db import migrate
+from shared.db import driver, migrate
 from shared.errors import Kind, LamppostError
 
 BUSY_TIMEOUT_MS = 10_000
 POOL_SIZE = 8
+READ, WRITE = "BEGIN", "BEGIN IMMEDIATE"
 
 
 class SqliteDatabase:
@@ -41,6 +42,7 @@ class SqliteDatabase:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=30,
+            async_creator=driver.connector(path),
         )
         sa.event.listen(self._engine.sync_engine, "connect", _configure)
         if not durable:
@@ -65,10 +67,10 @@ class SqliteDatabase:
                 fix="See that its disk is mounted.",
             )
         if immediate:
-            async with self._writer, self._connection("BEGIN IMMEDIATE") as connection:
+            async with self._writer, self._connection(WRITE) as connection:
                 yield connection
         else:
-            async with self._connection("BEGIN") as connection:
+            async with self._connection(READ) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -76,10 +78,12 @@ class SqliteDatabase:
         try:
             async with self._engine.connect() as raw:
                 connection = await raw.execution_options(lamppost_begin=begin)
-                async with connection.begin() as transaction:
-                    yield connection
-                    if begin == "BEGIN":
-                        await transaction.rollback()
+                if begin == READ:
+                    await connection.begin()
+                    yield connection  # the end of the connection undoes what it did
+                else:
+                    async with connection.begin():
+                        yield connection
         except DBAPIError as error:
             raise translate(error) from error
         except sa.exc.TimeoutError as error:
@@ -97,7 +101,7 @@ class SqliteDatabase:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path.touch(mode=0o600)  # SQLite gives what stands beside it the same mode
         async with self._writer, self._engine.connect() as connection:
-            await connection.execution_options(lamppost_begin="BEGIN IMMEDIATE")
+            await connection.execution_options(lamppost_begin=WRITE)
             async with connection.begin():
                 return await connection.run_sync(migrate.upgrade)
 
@@ -126,8 +130,12 @@ def _trust_memory(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    connection.exec_driver_sql(options.get("lamppost_begin", "BEGIN"))
+    begin = connection.get_execution_options().get("lamppost_begin", READ)
+    opened = connection.connection.driver_connection
+    if begin == READ and isinstance(opened, driver.Connection):
+        opened.begin_read()
+    else:
+        connection.exec_driver_sql(begin)
 
 
 def translate(error: DBAPIError) -> LamppostError:
