@@ -24,6 +24,8 @@ MAX_BOXES = 300
 """Of one picture."""
 MAX_OVERLAP = 0.7
 """The intersection over union from which two boxes of a class are one thing: YOLO's own figure."""
+FAR = np.float32(1e6)
+"""Pixels. A number beyond, or one that is none, is a model gone wrong: its box is left out."""
 MAX_NAMES_CHARS = 100_000
 MAX_CLASSES = 2_000
 
@@ -101,7 +103,7 @@ class Reader:
 
     def _read_boxes(self, output: npt.NDArray[np.float32]) -> Boxes:
         found = output[output[:, 4] >= self._threshold]
-        found = found[np.isfinite(found).all(axis=1)]
+        found = found[(np.abs(found) <= FAR).all(axis=1)]
         numbers = found[:, 5].astype(np.intp)
         known = (numbers >= 0) & (numbers < len(self._asked))
         known[known] = self._asked[numbers[known]]
@@ -110,7 +112,7 @@ class Reader:
     def _read_anchors(self, output: npt.NDArray[np.float32]) -> Boxes:
         best = output[4 + self._numbers].max(axis=0)
         found = output[:, np.flatnonzero(best >= self._threshold)]
-        found = found[:, np.isfinite(found).all(axis=0)]
+        found = found[:, (np.abs(found) <= FAR).all(axis=0)]
         # An anchor shows what it is surest of, even when that is not asked for: else each boat
         # would be an unsure car.
         numbers = found[4:].argmax(axis=0)

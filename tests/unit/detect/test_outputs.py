@@ -77,6 +77,8 @@ def test_finished_boxes_that_make_no_sense_are_left_out() -> None:
         [1, 0, inf, 9, 0.9, 0],
         [1, 0, 9, 9, nan, 0],
         [1, 0, 9, 9, 0.9, nan],
+        [1, 0, 9, 9, 0.9, 1e30],
+        [-3e38, 0, 3e38, 9, 0.9, 0],
         [1, 0, 9, 9, 0.9, 3],
         [1, 0, 9, 9, 0.9, -1],
         [7, 0, 9, 9, 0.5, 1],
@@ -129,6 +131,7 @@ def test_anchors_that_make_no_sense_are_left_out() -> None:
         [nan, 30, 10, 10, 0.9, 0, 0],
         [20, 30, 10, float("inf"), 0.9, 0, 0],
         [20, 30, 10, 10, nan, 0.5, 0],
+        [20, 30, 3e38, 3e38, 0.9, 0, 0],
     ]
     assert anchors(columns) == []
 
