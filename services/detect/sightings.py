@@ -13,14 +13,14 @@ from services.detect import thumbnails
 from services.detect.colours import Light, light
 from services.detect.detector import Found, ModelFacts, Picture
 from services.detect.track_record import DECIMALS, TrackRecord, normalised
-from services.detect.tracker import KEEP_US, Motion, Seen, Track, Tracker
+from services.detect.tracker import KEEP_US, WALK, Motion, Seen, Track, Tracker
 from shared import ids
 from shared.clock import SECOND_US
 from shared.messages import Box, FrameMeta, SightingUpdated
 from shared.sightings import GROUPS, Sighting, Zone, marked
 
 MOTIONS = {
-    "person": Motion(0.6),
+    "person": Motion(WALK),
     "cycle": Motion(1.5),
     "vehicle": Motion(2.5),
     "animal": Motion(1.5),
@@ -196,9 +196,7 @@ class CameraSightings:
 
 
 def _changed(before: Sighting, after: Sighting, tolerance: float) -> bool:
-    """Whether more than time went by."""
-    if len(before.path) != len(after.path) or len(before.zones) != len(after.zones):
-        return True
+    """Whether more than time went by: a box that trembles about its place is no news."""
     old, new = before.path[-1], after.path[-1]
     reach = 2 * tolerance * old.h
     return (
@@ -209,6 +207,7 @@ def _changed(before: Sighting, after: Sighting, tolerance: float) -> bool:
         or before.speed != after.speed
         or before.best != after.best
         or before.lines != after.lines
+        or len(before.zones) != len(after.zones)
         or before.zones_version != after.zones_version
     )
 

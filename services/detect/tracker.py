@@ -37,8 +37,10 @@ DOUBLE = 0.6
 """A box that overlaps another track's so much (intersection over union) begins none of its own."""
 TREMBLE = 0.08
 """Standard deviation of a box's centre about the thing's, in heights."""
+WALK = 0.6
+"""A person's speed each way, heights a second, as a standard deviation."""
 TURN = 0.15
-"""How fast velocity becomes unsure: the variance that a second adds, in (heights/s)^2."""
+"""How fast a walker's velocity becomes unsure: the variance that a second adds, (heights/s)^2."""
 SCALE, SCALE_A_SECOND = 0.12, 0.15
 """Standard deviations of the logarithm of a box's height: at once, and after a second."""
 LIMIT = 3.0
@@ -52,9 +54,22 @@ STILL = 0.1
 
 
 class Motion(NamedTuple):
-    """How fast a group's things are: the standard deviation of each way, in heights a second."""
+    """How fast a group's things are: the standard deviation of each way, in heights a second.
+
+    A group is as a crowd of walkers seen at another scale: faster things turn as much faster, and
+    keep as much further apart.
+    """
 
     speed: float
+
+    @property
+    def turn(self) -> float:
+        return TURN * (self.speed / WALK) ** 2
+
+    @property
+    def room(self) -> float:
+        """What is added to the limits of likelihood, a density by area."""
+        return 2 * math.log(self.speed / WALK)
 
 
 class Seen(NamedTuple):
@@ -103,9 +118,9 @@ class Track:
     def foot(self, at_us: int, box: Seen) -> tuple[int, float, float, float]:
         return at_us, box.x, box.y + box.h / 2, box.h
 
-    def follow(self, at_us: int, box: Seen, gap_s: float) -> None:
+    def follow(self, at_us: int, box: Seen, gap_s: float, turn: float) -> None:
         """Go on in this box, `gap_s` after the last."""
-        var_x, cov_xv, var_v = _spread(self.var_x, self.cov_xv, self.var_v, gap_s)
+        var_x, cov_xv, var_v = _spread(self.var_x, self.cov_xv, self.var_v, gap_s, turn)
         gain, gain_v = var_x / (var_x + TREMBLE**2), cov_xv / (var_x + TREMBLE**2)
         off_x, off_y = box.x - self.x - gap_s * self.vx, box.y - self.y - gap_s * self.vy
         self.x += gap_s * self.vx + gain * off_x
@@ -130,12 +145,12 @@ def pace(before: tuple[int, float, float, float], after: tuple[int, float, float
     return way / ((before[3] + after[3]) / 2) / ((after[0] - before[0]) / SECOND_US)
 
 
-def _spread(var_x: Any, cov_xv: Any, var_v: Any, gap_s: Any) -> tuple[Any, Any, Any]:
+def _spread(var_x: Any, cov_xv: Any, var_v: Any, gap_s: Any, turn: float) -> tuple[Any, Any, Any]:
     """How unsure place and velocity are `gap_s` later; numbers or arrays."""
     return (
-        var_x + 2 * gap_s * cov_xv + gap_s**2 * var_v + TURN * gap_s**3 / 3,
-        cov_xv + gap_s * var_v + TURN * gap_s**2 / 2,
-        var_v + TURN * gap_s,
+        var_x + 2 * gap_s * cov_xv + gap_s**2 * var_v + turn * gap_s**3 / 3,
+        cov_xv + gap_s * var_v + turn * gap_s**2 / 2,
+        var_v + turn * gap_s,
     )
 
 
@@ -150,7 +165,7 @@ class Tracker:
     """The tracks of one camera and class group. Calls go forward in time."""
 
     def __init__(self, motion: Motion) -> None:
-        self._motion = motion
+        self._speed, self._turn, self._room = motion.speed, motion.turn, motion.room
         self._last_us: int | None = None
         self.tracks: list[Track] = []
 
@@ -208,15 +223,15 @@ class Tracker:
         if not waiting or not some:
             return waiting
         gaps = [_gap_s(track, at_us, covers_us) for track in waiting]
-        costs = _costs(waiting, gaps, [boxes[n] for n in some])
+        costs = _costs(waiting, gaps, [boxes[n] for n in some], self._turn)
         matched: set[int] = set()
-        for row, column in assign(costs, limit):
+        for row, column in assign(costs, limit + self._room):
             matched.add(row)
             track, box = waiting[row], boxes[some[column]]
             if at_us - track.first_us > MAX_SIGHTING_S * SECOND_US:
                 track = self._renewed(track, at_us, box, step)
             else:
-                track.follow(at_us, box, gaps[row])
+                track.follow(at_us, box, gaps[row], self._turn)
             step.tracks[some[column]] = track
         return [track for row, track in enumerate(waiting) if row not in matched]
 
@@ -240,7 +255,7 @@ class Tracker:
 
     def _new(self, at_us: int, box: Seen) -> Track:
         ordinal = sum(track.first_us == at_us for track in self.tracks)
-        track = Track(at_us, ordinal, at_us, *box[:4], var_v=self._motion.speed**2)
+        track = Track(at_us, ordinal, at_us, *box[:4], var_v=self._speed**2)
         track.mark = track.foot(at_us, box)
         self.tracks.append(track)
         return track
@@ -261,7 +276,7 @@ def _gap_s(track: Track, at_us: int, covers_us: int) -> float:
     return (gap_us if gap_us <= KEEP_US else min(covers_us, KEEP_US)) / SECOND_US
 
 
-def _costs(tracks: list[Track], gaps: list[float], boxes: list[Seen]) -> Costs:
+def _costs(tracks: list[Track], gaps: list[float], boxes: list[Seen], turn: float) -> Costs:
     """Tracks x boxes: how unlikely each box is for each track (negative log likelihood).
 
     The place is normal about the predicted one; the logarithm of the height is normal about that
@@ -271,7 +286,7 @@ def _costs(tracks: list[Track], gaps: list[float], boxes: list[Seen]) -> Costs:
     x, y, vx, vy, h, var_x, cov_xv, var_v = state.T[:, :, None]
     found_x, found_y, _, found_h, _ = np.array(boxes).T
     gap = np.array(gaps)[:, None]
-    unsure = _spread(var_x, cov_xv, var_v, gap)[0] + TREMBLE**2
+    unsure = _spread(var_x, cov_xv, var_v, gap, turn)[0] + TREMBLE**2
     away = ((x + vx * gap - found_x) ** 2 + (y + vy * gap - found_y) ** 2) / (h**2 * unsure)
     growth = SCALE**2 + SCALE_A_SECOND**2 * np.minimum(gap, 1)
     costs: Costs = away / 2 + np.log(2 * math.pi * unsure) + np.log(h / found_h) ** 2 / (2 * growth)
