@@ -40,7 +40,7 @@ from shared.settings import Settings
 
 GROUP = "detect"
 BATCH = 64
-POLL_S = 0.25
+POLL_S = 1.0
 SETTLE_US = SECOND_US
 """Passed-over frames are told, and offsets committed, so often."""
 STATUS_S = 5.0

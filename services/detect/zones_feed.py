@@ -14,7 +14,7 @@ from shared.messages import CAMERAS, CameraChanged, decode
 from shared.runtime import Stop, loop
 from shared.sightings import Zone
 
-EVERY_S = 1.0
+EVERY_S = 2.0
 BATCH = 500
 MAX_CAMERAS = 20_000
 

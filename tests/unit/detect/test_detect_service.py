@@ -271,7 +271,7 @@ async def test_zones_are_known_before_the_first_frame_and_followed(tmp_path: Pat
 
         async def both() -> bool:
             assert isinstance(world.clock, SimulatedClock)
-            await world.clock.advance(1.1)
+            await world.clock.advance(2.1)
             await world.publish(frame("cam", world.clock.now_us()))
             return len(world.fakes.followers["cam"].zones) == 2
 
