@@ -24,6 +24,8 @@ CLASSES = 91
 LEVEL_BOXES = (3, 6)
 TRAINED = 300
 STEPS = (16, 32)
+LAYERS = ((3, 4), (3, 2), (3, 2), (3, 1)), ((3, 4), (3, 2), (3, 2), (3, 2), (3, 1))
+"""Side and stride of the kernels, other than 1 x 1, between the input and each level's boxes."""
 FOLDER = "package/models/coco-ssd/"
 EPSILON = 0.001
 
@@ -96,7 +98,10 @@ class TinyModel:
         leaf = self._node("AddN", "again/leaf", [again, narrow])
         bias = self._const("again/bias", self._random.uniform(-0.5, 0.5, 6))
         residual = self._node("Add", "again/sum", [bias, leaf])
-        plain = self._scaled("plain/bn", self._conv("plain", residual, 6, 1, 1, 6), 6)
+        biased = self._const("plain/bias", self._random.uniform(-0.5, 0.5, 6))
+        plain = self._conv("plain", residual, 6, 1, 1, 6)
+        plain = self._node("BiasAdd", "plain/biased", [plain, biased])
+        plain = self._scaled("plain/bn", plain, 6)
         both = self._node("AddV2", "plain/sum", [residual, plain])
         first = self._relu(self._scaled("one/bn", self._conv("one", both, 8, 2, 3, 6), 8))
         second = self._relu(self._scaled("two/bn", self._conv("two", first, 8, 2, 3, 8), 8))

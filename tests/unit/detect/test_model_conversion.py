@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from services.detect import coco, coco_ssd, tfjs
 from services.detect.coco_ssd import Grid, Level
 from shared.errors import Kind, LamppostError
-from tests.support.coco_ssd_model import TinyModel, stored_anchors
+from tests.support.coco_ssd_model import LAYERS, LEVEL_BOXES, TinyModel, stored_anchors
 
+Floats = npt.NDArray[np.float64]
 TINY = TinyModel()
 MODEL = tfjs.read(TINY.files())
 
@@ -58,9 +61,37 @@ def test_another_size_runs_the_same_network(height: int, width: int) -> None:
     """Sides that no stride divides: TensorFlow's padding is odd there."""
     pictures = _pictures(1, height, width)
     out = _run(coco_ssd.build(MODEL, height, width), pictures)[0]
-    _, logits = TINY.evaluate(pictures[0].transpose(1, 2, 0).astype(np.float64) * 2 - 1)
+    encoded, logits = TINY.evaluate(pictures[0].transpose(1, 2, 0).astype(np.float64) * 2 - 1)
     scores = 1 / (1 + np.exp(-logits[:, list(coco.CATEGORY_IDS)]))
     np.testing.assert_allclose(out[4:], scores.T, atol=1e-5)
+    cx, cy, w, h = _moved_anchors(height, width).T
+    ty, tx, th, tw = encoded.T
+    wanted = [tx / 10 * w + cx, ty / 10 * h + cy, np.exp(tw / 5) * w, np.exp(th / 5) * h]
+    np.testing.assert_allclose(out[:4], wanted, rtol=1e-4, atol=1e-3)
+
+
+def _looked_at(length: int, layers: Sequence[tuple[int, int]]) -> Floats:
+    """Where the cells of a map look, along one side: through the layers from the input."""
+    pixels = np.arange(length) + 0.5
+    for side, stride in layers:
+        cells = math.ceil(len(pixels) / stride)
+        before = max((cells - 1) * stride + side - len(pixels), 0) // 2
+        step = pixels[1] - pixels[0]
+        pixels = pixels[0] + step * (stride * np.arange(cells) - before + (side - 1) / 2)
+    return pixels
+
+
+def _moved_anchors(height: int, width: int) -> Floats:
+    """cx cy w h at this size: each as far from where its cell looks as, on average, at 300."""
+    stored, rows, at = stored_anchors() * 300, [], 0
+    for layers, boxes in zip(LAYERS, LEVEL_BOXES, strict=True):
+        gap = 150 - np.mean(_looked_at(300, layers))
+        for y in _looked_at(height, layers) + gap:
+            for x in _looked_at(width, layers) + gap:
+                for y1, x1, y2, x2 in stored[at : at + boxes]:
+                    rows.append((x, y, x2 - x1, y2 - y1))
+        at += len(_looked_at(300, layers)) ** 2 * boxes
+    return np.array(rows)
 
 
 def test_the_same_model_gives_the_same_bytes() -> None:
