@@ -1,29 +1,27 @@
-"""The motion gate of analysis frames: does anything move that a detector should see?
+"""The motion gate of analysis frames: is there anything that a detector should look at?
 
-A simple first one behind a protocol: brightness in cells against a slow background. The next
-release makes it good. docs/architecture.md, "ingest", analysis frames.
+Real scenes move all the time: rain, noise, clouds, trees, a mast in the wind. services/ingest/
+background.py tells what moves beside them; the gate decides which frames pass.
+docs/decisions/0007-motion-gate.md says what was weighed.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from services.ingest.background import Background
+from services.ingest.cells import LEAST_PX, Luma
 from shared.clock import SECOND_US
 
-Luma = npt.NDArray[np.uint8]
-
-CELL_PX = 8
-THRESHOLD = 9.0
-"""Brightness levels, mean of a cell: the noise of a cell of 64 pixels is under two."""
-LEAST_CELLS = 2
-"""A person far away covers about two cells of a frame 640 wide."""
-BACKGROUND_S = 20.0
-HOLD_US = 3 * SECOND_US
-"""Frames pass on for so long after motion, so that a tracker sees the end of it."""
-KEEP_ALIVE_US = 10 * SECOND_US
+FIRST_FRAMES = 3
+"""Pass at the start and after a change of the whole picture, so that a tracker can begin with what
+stands there."""
+CHANGED_SHARE = 0.5
+STILL_EVERY_US = 900_000
+"""How often a picture passes in which something stands still, so that its track goes on."""
+KEEP_ALIVE_US = 30 * SECOND_US
+GAP_US = 60 * SECOND_US
+"""After a longer pause, or a clock set back by more, the background is no longer trusted."""
 
 
 class MotionGate(Protocol):
@@ -34,48 +32,44 @@ class MotionGate(Protocol):
         ...
 
 
-class BackgroundGate:
-    """Cells that differ from the background by more than THRESHOLD count as motion.
+class CellGate:
+    """The gate of one camera; belongs to one thread.
 
-    The background follows slowly, so that a parked car becomes part of it within a minute. A
-    change of the light as a whole is taken out first. One frame passes every KEEP_ALIVE_US
-    whatever happens.
+    A frame passes while something moves; about once a second while what moved stands still, for
+    half a minute; and every KEEP_ALIVE_US whatever happens.
     """
 
-    def __init__(self, threshold: float = THRESHOLD, keep_alive_us: int = KEEP_ALIVE_US) -> None:
-        self._threshold, self._keep_alive_us = threshold, keep_alive_us
-        self._background: npt.NDArray[np.float32] | None = None
-        self._seen_us = 0
-        self._passed_us: int | None = None
-        self._moved_us: int | None = None
+    def __init__(self, keep_alive_us: int = KEEP_ALIVE_US) -> None:
+        self._keep_alive_us = keep_alive_us
+        self._background: Background | None = None
+        self._shape = (0, 0)
+        self._first_frames = 0
+        self._at_us = 0
+        self._passed_us = 0
 
     def moved(self, luma: Luma, at_us: int) -> bool:
-        cells = _cells(luma)
-        if self._background is None or self._background.shape != cells.shape:
-            self._background, self._moved_us = cells, None
-            self._seen_us = self._passed_us = at_us
-            return True
-        difference = cells - self._background
-        difference -= np.median(difference)
-        if int((np.abs(difference) > self._threshold).sum()) >= LEAST_CELLS:
-            self._moved_us = at_us
-        elapsed_s = max(0, at_us - self._seen_us) / SECOND_US
-        self._background += (cells - self._background) * min(1.0, elapsed_s / BACKGROUND_S)
-        self._seen_us = at_us
-        held = self._moved_us is not None and at_us - self._moved_us <= HOLD_US
-        due = self._passed_us is None or at_us - self._passed_us >= self._keep_alive_us
-        if held or due or (self._passed_us is not None and at_us < self._passed_us):
-            self._passed_us = at_us
-            return True
-        return False
+        """See MotionGate."""
+        if min(luma.shape) >= LEAST_PX and not self._worth(luma, at_us):
+            return False
+        self._passed_us = at_us
+        return True
 
+    def _worth(self, luma: Luma, at_us: int) -> bool:
+        elapsed_us, self._at_us = at_us - self._at_us, at_us
+        if self._background is None or luma.shape != self._shape or abs(elapsed_us) > GAP_US:
+            self._begin(luma)
+        else:
+            # Reordered frames step back a little.
+            seen = self._background.look(luma, max(0, elapsed_us))
+            if seen.changed_share > CHANGED_SHARE:
+                self._begin(luma)
+            elif seen.moving or (seen.still and at_us - self._passed_us >= STILL_EVERY_US):
+                return True
+        if self._first_frames > 0:
+            self._first_frames -= 1
+            return True
+        return at_us - self._passed_us >= self._keep_alive_us
 
-def _cells(luma: Luma) -> npt.NDArray[np.float32]:
-    """Mean brightness of CELL_PX squares."""
-    rows, columns = luma.shape[0] // CELL_PX, luma.shape[1] // CELL_PX
-    if rows == 0 or columns == 0:
-        return luma.astype(np.float32)
-    used = luma[: rows * CELL_PX, : columns * CELL_PX]
-    shaped = used.reshape(rows, CELL_PX, columns, CELL_PX)
-    means: npt.NDArray[np.float32] = shaped.mean(axis=(1, 3), dtype=np.float32)
-    return means
+    def _begin(self, luma: Luma) -> None:
+        self._background, self._shape = Background(luma), luma.shape
+        self._first_frames = FIRST_FRAMES

@@ -18,7 +18,7 @@ import av
 from services.ingest.decoder import Decoder
 from services.ingest.frames import JpegMaker, Masker, Scaler, shared_scaler
 from services.ingest.media import AnalysisEvent, FrameSampled
-from services.ingest.motion import BackgroundGate, MotionGate
+from services.ingest.motion import CellGate, MotionGate
 from services.ingest.passed_over import Account
 from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
@@ -92,7 +92,7 @@ class Sampler:
     ) -> None:
         self._camera, self._settings, self._clock = camera, settings, clock
         self._emit, self._drop = emit, drop
-        self._open_sub, self._gate = open_sub, gate or BackgroundGate()
+        self._open_sub, self._gate = open_sub, gate or CellGate()
         self.epoch = epoch
         self._everything = camera.source.sub_url is not None or camera.sample_fps is not None
         self._pace = Pace(camera.sample_fps or settings.ingest.sample_fps)

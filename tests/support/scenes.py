@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,7 @@ class Scene:
             _face(np.random.default_rng((self.seed, 3, n)), t) for n, t in enumerate(self.things)
         ]
         tree = _Tree(np.random.default_rng((self.seed, 4))) if self.tree else None
-        cloud = _smooth(np.random.default_rng((self.seed, 5)), HEIGHT + 2 * BORDER, 1600, 90)
+        cloud = _smooth(np.random.default_rng((self.seed, 5)), HEIGHT + 2 * BORDER, 3200, 240)
         offset = np.zeros(2)
         for number in range(round(self.seconds * self.rate_fps)):
             time_s = number / self.rate_fps
@@ -103,7 +103,7 @@ class Scene:
             for thing, face in zip(self.things, faces, strict=True):
                 _put(picture, thing, face, time_s)
             if self.clouds:
-                left = int(time_s * 14) % 900
+                left = int(time_s * 25) % 2400
                 picture *= 1 - 0.28 * np.clip(cloud[:, left : left + picture.shape[1]], 0, 1)
             for start_s, end_s in self.beams:
                 _beam(picture, time_s, start_s, end_s)
@@ -216,14 +216,14 @@ def _cut(picture: Picture, across: float, down: float) -> Picture:
 def _weather(picture: Picture, rain: int, snow: int, random: np.random.Generator) -> None:
     for _ in range(int(random.poisson(rain)) if rain else 0):
         x, y = int(random.integers(0, WIDTH - 4)), int(random.integers(0, HEIGHT - 24))
-        long, wide = int(random.integers(8, 24)), int(random.integers(1, 3))
+        long, wide = int(random.integers(8, 24)), int(random.choice((1, 1, 1, 2, 2, 3, 4)))
         bright = np.float32(random.uniform(15, 55))
         half = long // 2
         picture[y : y + half, x : x + wide] += bright
         picture[y + half : y + long, x + 1 : x + 1 + wide] += bright
     for _ in range(int(random.poisson(snow)) if snow else 0):
         x, y = int(random.integers(0, WIDTH - 8)), int(random.integers(0, HEIGHT - 8))
-        size = int(random.integers(2, 5))
+        size = int(random.choice((2, 2, 3, 3, 4, 6)))
         picture[y : y + size, x : x + size] += np.float32(random.uniform(30, 90))
 
 
@@ -359,7 +359,8 @@ def mostly_empty(seed: int, seconds: float = 240, rate_fps: float = 2) -> Scene:
     )
 
 
-ALL: tuple[Callable[..., Scene], ...] = (
+Maker = Callable[..., Scene]
+ALL: tuple[Maker, ...] = (
     rain,
     snow,
     night,
@@ -368,6 +369,23 @@ ALL: tuple[Callable[..., Scene], ...] = (
     parked_car,
     mostly_empty,
 )
+
+
+class Gate(Protocol):
+    """As services.ingest.motion.MotionGate."""
+
+    def moved(self, luma: Luma, at_us: int) -> bool: ...
+
+
+def gated(scene: Scene, gate: Gate) -> tuple[list[int], list[bool]]:
+    """The scene's times, and which of its frames pass."""
+    found = [(at_us, gate.moved(luma, at_us)) for at_us, luma in scene.frames()]
+    return [at_us for at_us, _ in found], [passed for _, passed in found]
+
+
+def shown(at_us: int, visits: list[Visit]) -> bool:
+    """Whether something of the truth is there."""
+    return any(v.start_s * SECOND_US <= at_us <= v.end_s * SECOND_US for v in visits)
 
 
 def recalled(visit: Visit, times_us: list[int], passed: list[bool]) -> bool:

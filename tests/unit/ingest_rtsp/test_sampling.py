@@ -14,7 +14,6 @@ from PIL import Image
 
 from services.ingest.frames import JpegMaker, Masker, Planes, Scaler
 from services.ingest.media import AnalysisEvent, FrameSampled
-from services.ingest.motion import BackgroundGate
 from services.ingest.sampler import Pace, Sampler, capture_time
 from services.ingest.source import Packet, SourceError, StreamInfo
 from shared.clock import SECOND_US, Clock, SystemClock
@@ -321,32 +320,6 @@ def test_scaling_keeps_the_shape_and_the_colours(size: tuple[int, int]) -> None:
     with Image.open(io.BytesIO(JpegMaker().encode(made) or b"")) as image:
         red, green, blue = np.asarray(image.convert("RGB"))[made.height // 2, made.width // 2]
     assert abs(int(red) - 200) < 8 and abs(int(green) - 40) < 8 and int(blue) < 10
-
-
-def scene(random: np.random.Generator, left: int | None, light: int = 0) -> np.ndarray:
-    picture = np.full((360, 640), 100 + light, np.int16) + random.integers(-4, 5, (360, 640))
-    if left is not None:
-        picture[200:230, left : left + 12] += 60
-    return picture.clip(0, 255).astype(np.uint8)
-
-
-def test_the_gate_sees_a_walker_and_not_noise_or_light() -> None:
-    random = np.random.default_rng(2)
-    gate = BackgroundGate()
-    assert gate.moved(scene(random, None), 0), "the first frame always passes"
-    quiet = [
-        gate.moved(scene(random, None, light=n // 4), n * SECOND_US // 2) for n in range(1, 19)
-    ]
-    assert not any(quiet)
-    walking = [gate.moved(scene(random, n * 10), (20 + n) * SECOND_US // 2) for n in range(10)]
-    assert all(walking)
-
-
-def test_the_gate_lets_a_frame_pass_now_and_then() -> None:
-    random = np.random.default_rng(3)
-    gate = BackgroundGate()
-    passed = [n for n in range(0, 60) if gate.moved(scene(random, None), n * SECOND_US)]
-    assert passed == [0, 10, 20, 30, 40, 50]
 
 
 class Says:
