@@ -43,6 +43,7 @@ class Side:
         self.found: list[list[Found]] = []
         # Nothing of this environment but what a program needs: no setting, no other packages.
         env = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+        env["YOLO_CONFIG_DIR"] = str(frames.parent)
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 [python, str(SIDE), name, str(frames), str(model)],
