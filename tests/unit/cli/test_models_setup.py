@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from services import models_setup
+from services import doctor, models_setup
 from services.detect import model_fetch
 from services.detect.model_store import ModelStore
 from services.models_setup import Provider, is_wanted, npm_folder
@@ -117,3 +117,16 @@ async def test_detection_that_is_off_fetches_nothing(tmp_path: Path) -> None:
     with capture_logs() as lines:
         await Provider(_settings(tmp_path, workers=0), SystemClock()).run(Stop())
     assert lines == [] and not (tmp_path / "models").exists()
+
+
+def test_the_doctor_says_whether_there_is_a_model(tmp_path: Path) -> None:
+    missing = doctor.model(_settings(tmp_path))
+    assert missing.verdict == "warning" and "lamppost model fetch" in missing.fix
+    assert doctor.model(_settings(tmp_path, workers=0)).verdict == "ok"
+    data = b"stands in for the model"
+    digest = hashlib.sha256(data).hexdigest()
+    model = ModelStore(tmp_path / "models").write(data, model_fetch.card(480, 640, digest))
+    found = doctor.model(_settings(tmp_path))
+    assert found.verdict == "ok" and NAME in found.detail and "Apache-2.0" in found.detail
+    model.path.write_bytes(b"changed")
+    assert doctor.model(_settings(tmp_path)).verdict == "warning"
