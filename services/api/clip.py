@@ -15,25 +15,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import byte_ranges, clip_file, holds, problems, rebased, times
-from services.api.access import Action, Why
+from services.api.access import Action
 from services.api.byte_ranges import Slice
 from services.api.clip_file import ClipFile
 from services.api.deps import Context, Granted, Requires
 from services.api.footage import Footage
 from services.api.media_response import MediaStream
-from services.api.media_sessions import MediaSession, SessionKind
-from services.api.models import Reply
-from services.api.playback import (
+from services.api.media_routes import (
+    MP4,
     HoleReply,
     MediaToken,
     RangeBody,
     Token,
-    asked_of,
     begun,
     check_open,
+    head_of,
     holes_of,
-    viewable,
+    line_of,
+    media_routes,
+    open_range,
+    status_of,
+    unchanged,
 )
+from services.api.media_sessions import MediaSession, SessionKind
+from services.api.models import Reply
 from services.api.rebased import Placed
 from services.api.timeline import Timeline
 from shared import civil, retention
@@ -84,20 +89,14 @@ async def open_clip(
     """Make MP4 clips of a camera's range: a file for each run without a gap or a change of picture
     size. Nothing is re-encoded; each file's real range is named."""
     context = granted.context
-    why = Why(body.purpose, body.case_ref, body.reason)
-    camera = await granted.camera(body.camera, why)
+    camera = await granted.camera(body.camera, body.why)
     longest = round(context.settings.api.max_clip_s * SECOND_US)
     span = times.interval(body.start, body.end, context.zone, max_us=longest)
     if span[1] > context.now_us():
         raise LamppostError(
             Kind.INVALID, "The range is not over yet.", fix="Ask for an end in the past."
         )
-    asked = asked_of(SessionKind.CLIP, camera.id, span, granted, why)
-    line = await context.media.footage.timeline(camera.id, *span, granted.principal.id)
-    await viewable(granted, asked, line)
-    token, session = await context.media.sessions.open(
-        granted.principal.actor, asked, granted.request_id
-    )
+    token, session, line = await open_range(granted, SessionKind.CLIP, camera, span, body.why)
     return _described(token, session, line, context)
 
 
@@ -109,13 +108,7 @@ async def open_clip(
 async def describe(token: Token, context: Context) -> ClipReply:
     """The session's files as they can be had now."""
     session = await context.media.sessions.check(token, SessionKind.CLIP)
-    return _described(token, session, await _line(session, context), context)
-
-
-async def _line(session: MediaSession, context: Context) -> Timeline:
-    return await context.media.footage.timeline(
-        session.asked.camera_id, *session.span, session.actor.id
-    )
+    return _described(token, session, await line_of(session, context), context)
 
 
 def _described(token: str, session: MediaSession, line: Timeline, context: Context) -> ClipReply:
@@ -155,17 +148,7 @@ def _part(number: int, clip: ClipFile, token: str, context: Context) -> PartRepl
     )
 
 
-@router.get(
-    "/v1/media/{token}/clips/{number}.mp4",
-    summary="One file of a clip session",
-    response_class=Response,
-    dependencies=[Depends(MediaToken(Action.CLIP_OPEN))],
-)
-@router.head(
-    "/v1/media/{token}/clips/{number}.mp4",
-    include_in_schema=False,
-    dependencies=[Depends(MediaToken(Action.CLIP_OPEN))],
-)
+@media_routes(router, "/clips/{number}.mp4", Action.CLIP_OPEN, "One file of a clip session")
 async def download(
     token: Token,
     number: Annotated[str, Path(max_length=64, examples=["1"], description="A part's number.")],
@@ -174,7 +157,7 @@ async def download(
 ) -> Response:
     """The file, or one byte range of it. `X-Lamppost-Start` and `-End` say what it really shows."""
     session = await context.media.sessions.check(token, SessionKind.CLIP)
-    line = await _line(session, context)
+    line = await line_of(session, context)
     clips = _clips(line)
     # Read by hand: a wrong number is told only to who has the token.
     part = int(number) if number.isascii() and number.isdecimal() else 0
@@ -185,20 +168,19 @@ async def download(
             fix="Read the description again.",
         )
     clip = clips[part - 1]
-    if byte_ranges.unchanged(clip.etag, request.headers.get("if-none-match")):
-        return Response(status_code=304, headers={"ETag": clip.etag, "Cache-Control": "no-store"})
+    if (answer := unchanged(request, clip.etag)) is not None:
+        return answer
     wanted = byte_ranges.wanted(
         clip.etag, request.headers.get("if-range"), request.headers.get("range")
     )
     piece = byte_ranges.parse(wanted, clip.size)
     headers = _headers(session, clip, part, piece)
-    status = 206 if piece.partial else 200
     if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type="video/mp4")
+        return head_of(piece, headers)
     # The first bytes are read, and the hold is placed, while a failure can still be answered.
     sent = await begun(_sent(context, session, clip, piece))
     body = context.media.counted(session, sent, piece.offset, clip.span)
-    return MediaStream(body, status_code=status, headers=headers, media_type="video/mp4")
+    return MediaStream(body, status_code=status_of(piece), headers=headers, media_type=MP4)
 
 
 def _headers(session: MediaSession, clip: ClipFile, number: int, piece: Slice) -> dict[str, str]:

@@ -20,9 +20,9 @@ from services.api.access import Action, Why
 from services.api.deps import Context, Granted, Requires
 from services.api.media import MAX_LIVE
 from services.api.media_response import MediaStream
+from services.api.media_routes import MediaToken, Token, asked_of
 from services.api.media_sessions import Asked, MediaSession, SessionKind
 from services.api.models import CameraId, Reply, WhyBody, example
-from services.api.playback import MediaToken, Token, asked_of
 from shared.clock import SECOND_US
 from shared.domain import Purpose
 from shared.errors import Kind, LamppostError
