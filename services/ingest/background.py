@@ -50,6 +50,8 @@ LIMIT_MARGIN = 1.25
 SURE = 2.0
 """What stands out so much more than it must counts at once; else it must do so again, near by, in
 the next frame."""
+LARGE_CELLS, LARGE_SHARE = 9, 0.6
+"""What fills so much of a square of cells counts at once as well."""
 STAY_US = 30 * SECOND_US
 """Who came and stands still is looked at for so long."""
 LEFT_US = 6 * SECOND_US
@@ -130,7 +132,9 @@ class Background:
         gain = np.float32(np.median(part / np.maximum(usual, 4)))
         plain = cells - mean * gain
         plain -= np.float32(middle(plain))
-        return cells, plain, plain - soft(np.clip(plain, -LIGHT_LEVELS, LIGHT_LEVELS))
+        # Light multiplies: where it changes, the texture of the place changes with it.
+        light = soft(np.clip(plain, -LIGHT_LEVELS, LIGHT_LEVELS)) / np.maximum(soft(mean), 8)
+        return cells, plain, plain - mean * light
 
     def _judge(
         self, cells: Cells, changed: Marks, over: Cells, least: Cells, elapsed_us: int
@@ -145,11 +149,15 @@ class Background:
         self._learn_limit(float(over.max(where=patches, initial=0.0)))
         stands_out = patches & (over > needed)
         moving = stands_out & ~still
-        counts = (moving & (over > SURE * needed)) | (moving & self._near)
-        self._near = near(moving, NEAR_BLOCKS)
-        if counts.any():
-            self._ended = flood(counts, changed)
-            return True, False
+        if moving.any():
+            large = box(moving.astype(np.float32), LARGE_CELLS) > LARGE_SHARE
+            counts = moving & (self._near | large | (over > SURE * needed))
+            self._near = near(moving, NEAR_BLOCKS)
+            if counts.any():
+                self._ended = flood(counts, changed)
+                return True, False
+        else:
+            self._near = moving
         return False, bool((stands_out & still & self._ended).any())
 
     def _learn_limit(self, strongest: float) -> None:
