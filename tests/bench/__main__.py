@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench import measure
 
-ROWS = ("record", "purge", "playback", "restart", "search", "tracker", "demo", "sse")
+ROWS = ("record", "purge", "playback", "restart", "search", "tracker", "demo", "sse", "detect")
 
 
 def main() -> int:
