@@ -143,8 +143,12 @@ class Background:
         step = box(np.abs(cells - self._before), 3)
         still = step < np.clip(self._fine * 2, 3.0, 12.0)
         self._still_us = np.where(still & changed, self._still_us + np.float32(elapsed_us), 0)
-        around = box(changed.astype(np.float32), COARSE_CELLS)
-        patches = changed & (around > (PATCH_LEAST - 0.5) / COARSE_CELLS**2)
+        # The outermost cells are half a cell's worth of picture, and lie in a corner at times.
+        inner = changed.copy()
+        inner[0] = inner[-1] = False
+        inner[:, 0] = inner[:, -1] = False
+        around = box(inner.astype(np.float32), COARSE_CELLS)
+        patches = inner & (around > (PATCH_LEAST - 0.5) / COARSE_CELLS**2)
         needed = np.minimum(np.float32(self._limit), np.float32(LEVELS_MOST) / least)
         self._learn_limit(float(over.max(where=patches, initial=0.0)))
         stands_out = patches & (over > needed)
