@@ -7,7 +7,8 @@ CloudEvents Kafka binding (`ce_*`).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeVar
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -210,6 +211,12 @@ _encoder = msgspec.json.Encoder()
 T = TypeVar("T")
 
 
+@cache
+def _decoder(of: Any) -> msgspec.json.Decoder[Any]:
+    """Made once a type: to make it costs more than to use it."""
+    return msgspec.json.Decoder(of)
+
+
 def encode(event: Event) -> bytes:
     """The JSON bytes of an event."""
     return _encoder.encode(event)
@@ -218,7 +225,8 @@ def encode(event: Event) -> bytes:
 def decode(value: bytes, of: type[T]) -> T:
     """The event of a value; CORRUPT when it is not one (a poison message)."""
     try:
-        return msgspec.json.decode(value, type=of)
+        event: T = _decoder(cast(Any, of)).decode(value)
+        return event
     except msgspec.MsgspecError as error:
         raise LamppostError(Kind.CORRUPT, f"Not a message of this topic: {error}.") from error
 

@@ -10,13 +10,15 @@ detector come back after all, its next update opens it again. docs/architecture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from services.archive import queries_index as queries
 from services.archive import share
 from services.archive.commit import default_policy
-from services.archive.queries_index import NO_ZONES
+from services.archive.queries_index import NO_ZONES, Rank
 from services.archive.share import MAX_RECORDS
 from shared import ids, log, metrics, runtime
 from shared.bus import Consumer, Record
@@ -28,7 +30,7 @@ from shared.messages import SIGHTINGS, SightingUpdated, decode
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
-from shared.sightings import GROUPS, Sighting, marked
+from shared.sightings import GROUPS, marked
 
 GROUP = "archive-index"
 SILENT_US = 60 * SECOND_US
@@ -42,11 +44,41 @@ _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _JPEG = b"\xff\xd8\xff"
 
 
-class Update(NamedTuple):
-    """The newest word on a sighting in a batch, and the newest picture."""
+class _Best(msgspec.Struct):
+    at_us: int
 
-    event: SightingUpdated
-    thumbnail: tuple[int, bytes] | None
+
+class _Sighting(msgspec.Struct):
+    id: str
+    camera_id: str
+    end_us: int
+    best: _Best
+
+
+class Head(msgspec.Struct, tag="sighting.updated", tag_field="type"):
+    """What tells whether an update is news, read without the rest of it."""
+
+    sighting: _Sighting
+    ended: bool
+    sent_at_us: int
+    thumbnail: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def rank(self) -> Rank:
+        """Of two updates of a sighting the greater one counts; the table compares rows alike."""
+        return self.sighting.end_us, self.ended, self.sent_at_us
+
+    @property
+    def has_picture(self) -> bool:
+        return self.thumbnail is not msgspec.UNSET and bytes(self.thumbnail) != b"null"
+
+
+class News(NamedTuple):
+    """What a batch brings: of each sighting the newest update and picture that are newer than what
+    is stored."""
+
+    updates: list[SightingUpdated]
+    pictures: dict[str, tuple[int, bytes]]
 
 
 class SightingIndexer:
@@ -78,7 +110,7 @@ class SightingIndexer:
             consumer = self._consumer or await self._join()
             records = await consumer.poll(MAX_RECORDS, self.wait_s)
             if records:
-                await self._write(records)
+                await self.write(records)
                 await consumer.commit(records)
             if share.is_short(records):
                 await self._close_silent(consumer)
@@ -103,19 +135,26 @@ class SightingIndexer:
 
     # One batch
 
-    async def _write(self, records: list[Record]) -> None:
-        updates = self._newest(records)
-        if not updates:
+    async def write(self, records: Sequence[Record]) -> None:
+        """The rows of one batch, in one transaction; without news in none."""
+        heads = self._heads(records)
+        async with self._platform.database.read() as connection:
+            known = await queries.ranks(connection, {head.sighting.id for head, _ in heads})
+            shown = await queries.pictured(
+                connection, {head.sighting.id for head, _ in heads if head.has_picture}
+            )
+        news = self._news(heads, known, shown)
+        if not news.updates and not news.pictures:
             return
         now_us = self._platform.clock.now_us()
-        cameras = sorted({one.event.sighting.camera_id for one in updates})
+        cameras = sorted({event.sighting.camera_id for event in news.updates})
         async with self._platform.database.write(cameras) as connection:
             policy = await policies.newest(connection) or default_policy(self._settings)
             if self._rows is None or policy.version != self._policy_version:
                 self._rows, self._policy_version = SightingRows(policy), policy.version
             drawn = await queries.zones(connection, cameras)
-            rows, pictures = [], []
-            for event, picture in updates:
+            rows = []
+            for event in news.updates:
                 sighting = event.sighting
                 zones = drawn.get(sighting.camera_id, NO_ZONES)
                 if sighting.zones_version != zones.version:
@@ -124,35 +163,53 @@ class SightingIndexer:
                     sighting, now_us, ended=event.ended, sent_at_us=event.sent_at_us
                 )
                 # Footage that is gone has no sightings, however late they come (edge case 15).
-                if row[queries.EXPIRES] <= now_us:
-                    continue
-                rows.append(row)
-                if picture is not None:
-                    pictures.append((sighting.id, *picture))
+                if row[queries.EXPIRES] > now_us:
+                    rows.append(row)
             written = await queries.upsert_sightings(connection, rows)
-            await queries.upsert_thumbnails(connection, pictures)
+            there = {row[0] for row in rows}
+            lone = await queries.ranks(connection, news.pictures.keys() - there)
+            await queries.upsert_thumbnails(
+                connection,
+                [(key, *one) for key, one in news.pictures.items() if key in there or key in lone],
+            )
         metrics.SIGHTINGS_INDEXED.inc(written)
 
-    def _newest(self, records: Iterable[Record]) -> list[Update]:
-        """Of each sighting in the batch the newest update and picture; nonsense is set aside."""
-        found: dict[str, SightingUpdated] = {}
-        pictures: dict[str, tuple[int, bytes]] = {}
+    def _heads(self, records: Iterable[Record]) -> list[tuple[Head, Record]]:
+        found = []
         for record in records:
             try:
-                event = decode(record.value, SightingUpdated)
-                sighting = event.sighting
-                check(sighting)
-                if not 0 <= event.sent_at_us <= LATEST_US:
-                    raise LamppostError(Kind.CORRUPT, "The sighting was sent at no usable time.")
-                other = found.get(sighting.id)
-                if other is None or rank(event) > rank(other):
-                    found[sighting.id] = event
-                if event.thumbnail is not None:
-                    taken = check_thumbnail(sighting.best.at_us, event.thumbnail)
-                    pictures[sighting.id] = max(taken, pictures.get(sighting.id, taken))
+                found.append((decode(record.value, Head), record))
             except LamppostError as error:
                 self._set_aside(record, error)
-        return [Update(event, pictures.get(key)) for key, event in found.items()]
+        return found
+
+    def _news(
+        self,
+        heads: Sequence[tuple[Head, Record]],
+        known: Mapping[str, Rank],
+        shown: Mapping[str, int],
+    ) -> News:
+        """Only what is newer than the table is decoded whole, from the newest of the batch on, so
+        that nonsense in a newer message costs no older one its row."""
+        updates: dict[str, SightingUpdated] = {}
+        pictures: dict[str, tuple[int, bytes]] = {}
+        for head, record in sorted(heads, key=lambda pair: pair[0].rank, reverse=True):
+            key = head.sighting.id
+            news = key not in updates and (key not in known or head.rank > known[key])
+            newest_us = max(shown.get(key, -1), pictures[key][0] if key in pictures else -1)
+            picture = head.has_picture and head.sighting.best.at_us > newest_us
+            if not news and not picture:
+                continue
+            try:
+                event = decode(record.value, SightingUpdated)
+                check(event)
+                if news:
+                    updates[key] = event
+                if picture and event.thumbnail is not None:
+                    pictures[key] = check_thumbnail(event.sighting.best.at_us, event.thumbnail)
+            except LamppostError as error:
+                self._set_aside(record, error)
+        return News(list(updates.values()), pictures)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
         metrics.BUS_POISON.labels(SIGHTINGS.name).inc()
@@ -185,13 +242,11 @@ class SightingIndexer:
         metrics.SIGHTINGS_CLOSED.inc(len(mine))
 
 
-def rank(event: SightingUpdated) -> tuple[int, bool, int]:
-    """Of two updates of a sighting the greater one counts; the table compares rows the same way."""
-    return event.sighting.end_us, event.ended, event.sent_at_us
-
-
-def check(sighting: Sighting) -> None:
+def check(event: SightingUpdated) -> None:
     """CORRUPT unless the sighting can be a row."""
+    sighting = event.sighting
+    if not 0 <= event.sent_at_us <= LATEST_US:
+        raise LamppostError(Kind.CORRUPT, "The sighting was sent at no usable time.")
     if not _ID.fullmatch(sighting.id) or not ids.CAMERA_ID.match(sighting.camera_id):
         raise LamppostError(Kind.CORRUPT, "The sighting has no usable id or camera.")
     start_us, end_us = sighting.start_us, sighting.end_us

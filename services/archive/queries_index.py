@@ -6,10 +6,10 @@ and run with plain tuples, past SQLAlchemy's own work on each value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -38,9 +38,8 @@ class Zones(NamedTuple):
 
 
 NO_ZONES = Zones((), 0)
-
-
-NO_ZONES = Zones((), 0)
+Rank: TypeAlias = tuple[int, bool, int]
+"""How new an update is: what it saw last, whether that is all, when it was sent."""
 
 
 # Sightings
@@ -118,6 +117,33 @@ async def upsert_thumbnails(
     """Pictures of sightings that have a row: id, capture time, JPEG."""
     if found:
         await _upsert(connection, _upsert_thumbnail, THUMBNAIL_COLUMNS, found)
+
+
+async def ranks(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, Rank]:
+    """How new the rows of these sightings are, of those that have one."""
+    columns = (_sighting.c.id, _sighting.c.end_us, _sighting.c.ended, _sighting.c.sent_at_us)
+    found: dict[str, Rank] = {}
+    for query in _chunks(sa.select(*columns), _sighting.c.id, sighting_ids):
+        for key, end_us, ended, sent_at_us in await connection.execute(query):
+            found[key] = (end_us, ended, sent_at_us)
+    return found
+
+
+async def pictured(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, int]:
+    """When the pictures of these sightings were taken, of those that have one."""
+    columns = (_thumbnail.c.sighting_id, _thumbnail.c.captured_us)
+    found: dict[str, int] = {}
+    for query in _chunks(sa.select(*columns), _thumbnail.c.sighting_id, sighting_ids):
+        found.update((row[0], row[1]) for row in await connection.execute(query))
+    return found
+
+
+def _chunks(
+    query: sa.Select[Any], column: sa.ColumnElement[str], values: Collection[str]
+) -> Iterator[sa.Select[Any]]:
+    wanted = list(values)
+    for first in range(0, len(wanted), CHUNK):
+        yield query.where(column.in_(wanted[first : first + CHUNK]))
 
 
 async def silent(
