@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.detect.letterbox import GREY, MAX_SIDE, Fit, Letterbox, check, fit
@@ -34,6 +34,7 @@ def test_where_a_picture_lies(
     assert fit(*size, *to) == Fit(*size, *where)
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.sampled_from([(640, 640), (640, 384), (384, 640), (32, 4096)]))
 def test_a_picture_fits_and_its_own_corners_come_back(
     width: int, height: int, to: tuple[int, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.detect.suppression import CHUNK, overlaps, suppress
@@ -30,6 +30,7 @@ def brute_force(
     return kept
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(BOX, st.integers(0, 2)), max_size=40),
     st.sampled_from([0.3, 0.5, 0.7]),
