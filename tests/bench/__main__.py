@@ -15,7 +15,18 @@ from pathlib import Path
 
 from tests.bench import measure
 
-ROWS = ("record", "purge", "playback", "restart", "search", "tracker", "demo", "sse", "detect", "gate")
+ROWS = (
+    "record",
+    "purge",
+    "playback",
+    "restart",
+    "search",
+    "tracker",
+    "demo",
+    "sse",
+    "detect",
+    "gate",
+)
 
 
 def main() -> int:
