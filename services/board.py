@@ -89,7 +89,8 @@ class Board:
         if event.recorded_us < current:  # another process began to count anew
             done += current
         self._recorded[event.camera_id] = (done, event.recorded_us)
-        if event.state is RecordingState.RECORDING:
+        # One that stopped before this board was listening says how much it had recorded.
+        if event.state is RecordingState.RECORDING or event.recorded_us > 0:
             self.ever_recorded.add(event.camera_id)
 
     def _take_detector(self, event: DetectorStatus) -> None:
