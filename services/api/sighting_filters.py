@@ -131,7 +131,7 @@ class Asked(NamedTuple):
         return {name: value for name, value in found.items() if value}
 
 
-def named_of(
+async def named_of(
     camera: Annotated[
         list[CameraId] | None,
         Query(max_length=MAX_CAMERAS, description="Camera ids; none: all that you may search."),
@@ -154,7 +154,7 @@ def named_of(
         ),
     ] = "",
 ) -> Named:
-    """Where, out of a query."""
+    """Where, out of a query. Async, as FastAPI sends what is not to a thread, at each request."""
     return Named(_unique(camera), _unique(district), _unique(site_kind), zone, line)
 
 
@@ -165,7 +165,7 @@ class Drawn(NamedTuple):
     across: Across | None = None
 
 
-def drawn_of(
+async def drawn_of(
     polygon: Annotated[
         Numbers,
         Query(
@@ -199,7 +199,7 @@ def drawn_of(
 Colours = Annotated[list[Colour] | None, Query(max_length=MAX_NAMES)]
 
 
-def asked_of(
+async def asked_of(
     named: Annotated[Named, Depends(named_of)],
     drawn: Annotated[Drawn, Depends(drawn_of)],
     class_: Annotated[list[ClassName] | None, Query(alias="class", max_length=MAX_NAMES)] = None,

@@ -15,7 +15,8 @@ import numpy as np
 from services.ingest import fmp4, nal
 from shared import ids
 from shared.clock import SECOND_US
-from shared.domain import ClockSource, Codec, Fragment, Segment
+from shared.domain import Codec, Fragment, Segment
+from tests.support import segments
 
 
 class Look(NamedTuple):
@@ -143,25 +144,17 @@ def describe(
     init: fmp4.Init, camera: str, connection: str, fragments: tuple[Fragment, ...], data: bytes
 ) -> Segment:
     """The sidecar of these bytes."""
-    return Segment(
-        id=ids.new_id(),
-        camera_id=camera,
-        start_us=fragments[0].start_us,
-        end_us=fragments[-1].end_us,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        codec=Codec.H264,
+    return segments.make(
+        camera,
+        fragments[0].start_us,
+        fragments[-1].end_us,
+        data,
+        fragments=fragments,
+        init_size=len(init.data),
         width=init.width,
         height=init.height,
         timescale=fmp4.TIMESCALE,
-        init_size=len(init.data),
-        init_sha256=hashlib.sha256(init.data).hexdigest(),
         connection_id=connection,
-        recorder="recorder-001",
-        epoch=1,
-        clock_source=ClockSource.RECEIPT,
-        clock_uncertainty_us=50_000,
-        fragments=fragments,
         codec_string=init.codec_string,
     )
 

@@ -31,7 +31,7 @@ from shared.audit import Actor
 from shared.blobs import metadata
 from shared.clock import DAY_US, SECOND_US, SimulatedClock
 from shared.db import policies, rows, tables
-from shared.domain import Camera, ClockSource, Codec, Fragment, HoldReason, Segment, Source
+from shared.domain import Camera, Fragment, HoldReason, Segment, Source
 from shared.platform import Platform, open_platform
 from shared.retention import Policy
 from shared.settings import Settings
@@ -39,6 +39,7 @@ from shared.spool import sync_dir
 from shared.tombstones import Purged, pack_segments
 from tests.bench import measure, store
 from tests.bench.measure import Cost, Figure, Row
+from tests.support import segments
 
 CAMERAS = tuple(f"mk-{number:02d}" for number in range(1, 15))
 DAY = date(2026, 9, 1)
@@ -120,7 +121,8 @@ async def _seed(folder: Path, count: int) -> frozenset[str]:
         await platform.database.migrate()
         await ensure_policy(platform, settings)
         made = list(_segments(count, start_us))
-        await asyncio.to_thread(_write_objects, settings.path(settings.stores.blobs_dir), made)
+        root = settings.path(settings.stores.blobs_dir)
+        await asyncio.to_thread(_write_objects, root, policy, made)
         await _insert(platform, policy, made)
     # Placed shortly before the day expires, so that they are in force after.
     span = round(DAY_US * HELD_SHARE)
@@ -160,37 +162,24 @@ def _segments(count: int, start_us: int) -> Iterator[Segment]:
     for number in range(count):
         minute, camera = divmod(number, len(CAMERAS))
         begin = start_us + minute * step
-        yield Segment(
-            id=ids.new_id(),
-            camera_id=CAMERAS[camera],
-            start_us=begin,
-            end_us=begin + length,
+        yield segments.make(
+            CAMERAS[camera],
+            begin,
+            begin + length,
+            fragments=fragments,
             size_bytes=SIZE,
             sha256=f"{chance.getrandbits(256):064x}",
-            codec=Codec.H264,
             width=1920,
             height=1080,
-            timescale=90_000,
             init_size=800,
-            init_sha256="0" * 64,
-            connection_id="connection",
-            recorder="recorder-001",
-            epoch=1,
-            clock_source=ClockSource.RECEIPT,
-            clock_uncertainty_us=50_000,
-            fragments=fragments,
         )
 
 
-def _key(segment: Segment) -> str:
-    return ids.object_key(DAY, segment.camera_id, segment.start_us, segment.id)
-
-
-def _write_objects(root: Path, made: Sequence[Segment]) -> None:
+def _write_objects(root: Path, policy: Policy, made: Sequence[Segment]) -> None:
     """Objects with their blocks and their metadata; a month ago somebody wrote bytes into them."""
     keeper = metadata.probe(root / ".unfinished")
     for segment in made:
-        path = root / _key(segment)
+        path = root / segments.key_of(segment, policy)
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         try:
@@ -215,14 +204,11 @@ async def _insert(platform: Platform, policy: Policy, made: Sequence[Segment]) -
         for first in range(0, len(made), 2_000):
             some = made[first : first + 2_000]
             await connection.execute(
-                sa.insert(tables.segment), [_row(segment, policy) for segment in some]
+                sa.insert(tables.segment), [segments.row(segment, policy) for segment in some]
             )
             await connection.execute(
                 sa.insert(tables.segment_fragments),
-                [
-                    {"segment_id": segment.id, "data": rows.pack_fragments(segment.fragments)}
-                    for segment in some
-                ],
+                [segments.fragments_row(segment) for segment in some],
             )
         counts = {name: sum(s.camera_id == name for s in made) for name in CAMERAS}
         await connection.execute(
@@ -232,20 +218,6 @@ async def _insert(platform: Platform, policy: Policy, made: Sequence[Segment]) -
                 for name, number in counts.items()
             ],
         )
-
-
-def _row(segment: Segment, policy: Policy) -> dict[str, Any]:
-    return {
-        **rows.segment_row(segment),
-        "key": _key(segment),
-        "effective_start_us": segment.start_us,
-        "effective_end_us": segment.end_us,
-        "recording_date": DAY,
-        "expires_at_us": retention.expires_at_us(segment.end_us, policy),
-        "policy_version": 1,
-        "state": "live",
-        "committed_at_us": segment.end_us,
-    }
 
 
 # The sides

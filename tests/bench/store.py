@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from services import children, recorders
 from services.api.camera_store import add_cameras
 from services.retention.policy import ensure_policy
-from shared import ids, retention
-from shared.db import policies, rows, tables
+from shared.db import policies, tables
 from shared.domain import Camera
 from shared.outbox import Relay
 from shared.platform import Platform, open_platform
 from shared.settings import Settings, load
 from tests.bench.footage import Made
+from tests.support import segments
 
 
 def settings_of(state: Path, **sections: Any) -> Settings:
@@ -72,27 +72,16 @@ async def archive(platform: Platform, made: Made) -> str:
     async with platform.database.write() as connection:
         policy = await policies.newest(connection)
         assert policy is not None
-        date = retention.recording_date(segment.end_us, policy.zone)
-        key = ids.object_key(date, segment.camera_id, segment.start_us, segment.id)
+        key = segments.key_of(segment, policy)
         await platform.blobs.put(
             key, made.data, sha256=segment.sha256, size_bytes=segment.size_bytes
         )
         await connection.execute(
             sa.insert(tables.segment).values(
-                **rows.segment_row(segment),
-                key=key,
-                effective_start_us=segment.start_us,
-                effective_end_us=segment.end_us,
-                recording_date=date,
-                expires_at_us=retention.expires_at_us(segment.end_us, policy),
-                policy_version=policy.version,
-                state="live",
-                committed_at_us=platform.clock.now_us(),
+                segments.row(segment, policy, committed_at_us=platform.clock.now_us())
             )
         )
         await connection.execute(
-            sa.insert(tables.segment_fragments).values(
-                segment_id=segment.id, data=rows.pack_fragments(segment.fragments)
-            )
+            sa.insert(tables.segment_fragments).values(segments.fragments_row(segment))
         )
     return key

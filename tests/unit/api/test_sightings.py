@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -19,13 +15,13 @@ from services.api.models_sightings import BoxesOut, CountsOut, SightingPage
 from shared import boxes, ids, retention
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import rows, tables
-from shared.domain import Gap, GapReason, Hold, HoldReason, Purpose, Role, SiteKind
+from shared.domain import Gap, GapReason, Hold, HoldReason, Purpose, Role
 from shared.messages import Box, FrameAnalysed
 from shared.sightings import Colour, Colours, Sighting, Speed, Zone, marked
 from tests.support import sightings as made
-from tests.support.api import NOW_US, WHY, Api, opened
+from tests.support.api import NOW_US, WHY, opened
+from tests.support.searching import MINUTE_US, World, ago, world
 
-MINUTE_US = 60 * SECOND_US
 LINE = Zone(
     id="line-1",
     kind="line",
@@ -36,54 +32,6 @@ LINE = Zone(
 ZONE = Zone(
     id="zone-1", kind="zone", name="Kerb", points=((0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6))
 )
-
-
-@dataclass
-class World:
-    """An api with two cameras, and an analyst."""
-
-    api: Api
-    client: httpx2.AsyncClient
-
-    async def add(self, *sightings: Sighting, **changes: Any) -> None:
-        async with self.api.platform.database.write() as connection:
-            for each in sightings:
-                row = made.row(each, now_us=max(NOW_US, each.end_us), **changes)
-                await connection.execute(sa.insert(tables.sighting).values(**row))
-
-    async def get(self, path: str = "", **params: Any) -> httpx2.Response:
-        asked = {**WHY, **{name.rstrip("_"): value for name, value in params.items()}}
-        return await self.client.get(f"/v1/sightings{path}", params=asked)
-
-    async def page(self, **params: Any) -> dict[str, Any]:
-        reply = await self.get(**params)
-        assert reply.status_code == 200, reply.text
-        found: dict[str, Any] = reply.json()
-        return found
-
-    async def names(self, **params: Any) -> list[str]:
-        """Ids of all pages; each page's reply is as OpenAPI says."""
-        found: list[str] = []
-        cursor = None
-        while True:
-            page = await self.page(**params, **({"cursor": cursor} if cursor else {}))
-            SightingPage.model_validate(page, extra="forbid")
-            found += [item["id"] for item in page["items"]]
-            cursor = page["next"]
-            if cursor is None:
-                return found
-
-
-@asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
-    async with opened(folder) as api:
-        await api.cameras("mk-1", latitude=22.3, longitude=114.2)
-        await api.cameras("sp-1", district="Sham Shui Po", site_kind=SiteKind.GOVERNMENT_BUILDING)
-        yield World(api, await api.person(Role.ANALYST, Role.INVESTIGATOR, name="ada"))
-
-
-def ago(minutes: float, name: str, camera_id: str = "mk-1", **changes: Any) -> Sighting:
-    return made.sighting(name, camera_id, NOW_US - round(minutes * MINUTE_US), **changes)
 
 
 async def test_newest_first_with_all_facts_and_links(tmp_path: Path) -> None:
@@ -149,20 +97,7 @@ async def test_path_within_the_time_asked(tmp_path: Path) -> None:
             marked(ago(2.001, "left", path=((0.8, 0.5), (0.2, 0.5))), (LINE, ZONE)),
         )
         for zone in (LINE, ZONE):
-            await w.api.insert(
-                tables.zone,
-                {
-                    "id": zone.id,
-                    "camera_id": "mk-1",
-                    "kind": zone.kind,
-                    "name": zone.name,
-                    "points": [list(point) for point in zone.points],
-                    "directions": zone.directions,
-                    "version": 1,
-                    "created_at_us": 0,
-                    "updated_at_us": 0,
-                },
-            )
+            await w.add_zone("mk-1", zone)
         both = ["right", "left"]
         middle = "0.4,0.4,0.6,0.4,0.6,0.6,0.4,0.6"
         early, late = {"until": "2026-11-25T14:58:02"}, {"since": "2026-11-25T14:58:09"}
