@@ -25,12 +25,14 @@ from shared.db import tables
 from shared.db.sqlite import SqliteDatabase
 from shared.domain import Camera, Role, Source
 from shared.platform import Platform
-from shared.retention import Policy, expires_at_us, recording_date
+from shared.retention import Policy
 from shared.settings import Settings
+from tests.support import segments
 
 HONG_KONG = civil.zone("Asia/Hong_Kong")
 NOW_US = civil.parse_instant("2026-11-25T15:00:00", HONG_KONG)
 EVERY_ROLE = tuple(Role)
+POLICY = Policy(1, 30, "civil_date", "Asia/Hong_Kong")
 WHY = {"purpose": "crime_investigation", "case_ref": "MK-1"}
 # A valid hash whose password nobody knows: hashing is slow on purpose, most tests use keys.
 NO_PASSWORD = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$" + "A" * 43
@@ -88,38 +90,16 @@ class Api:
     async def segment(self, camera_id: str, start_us: int, length_s: float = 60.0) -> str:
         """A segment row, as the archive writes it; its id."""
         end_us = start_us + round(length_s * SECOND_US)
-        policy = Policy(1, 30, "civil_date", "Asia/Hong_Kong")
-        day = recording_date(end_us, policy.zone)
-        segment_id = ids.new_id()
-        values: dict[str, Any] = {
-            "id": segment_id,
-            "camera_id": camera_id,
-            "start_us": start_us,
-            "end_us": end_us,
-            "effective_start_us": start_us,
-            "effective_end_us": end_us,
-            "recording_date": day,
-            "expires_at_us": expires_at_us(end_us, policy),
-            "policy_version": 1,
-            "state": "live",
-            "key": ids.object_key(day, camera_id, start_us, segment_id),
-            "size_bytes": 1000,
-            "sha256": "0" * 64,
-            "codec": "h264",
-            "width": 640,
-            "height": 480,
-            "timescale": 90000,
-            "init_size": 700,
-            "init_sha256": "1" * 64,
-            "connection_id": "c1",
-            "recorder": "r1",
-            "epoch": 1,
-            "clock_source": "receipt",
-            "clock_uncertainty_us": 2_000_000,
-            "committed_at_us": end_us,
-        }
-        await self.insert(tables.segment, values)
-        return segment_id
+        made = segments.make(
+            camera_id,
+            start_us,
+            end_us,
+            size_bytes=1_000,
+            init_size=700,
+            clock_uncertainty_us=2_000_000,
+        )
+        await self.insert(tables.segment, segments.row(made, POLICY))
+        return made.id
 
     async def insert(self, table: sa.Table, values: dict[str, Any]) -> None:
         async with self.platform.database.write() as connection:

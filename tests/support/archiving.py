@@ -22,8 +22,6 @@ from shared.clock import SECOND_US, Clock, SimulatedClock
 from shared.db import rows, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
-    ClockSource,
-    Codec,
     Fragment,
     Gap,
     GapReason,
@@ -34,6 +32,7 @@ from shared.domain import (
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import RecorderSpool
+from tests.support import segments
 
 START_US = 1_713_225_600_000_000
 """2024-04-16 08:00 in Hong Kong."""
@@ -93,24 +92,12 @@ def segment(start_us: int = START_US, camera_id: str = "cam", **changes: Any) ->
     end_us = changes.get("end_us", start_us + MINUTE_US)
     half = (len(data) - 100) // 2
     middle = (start_us + end_us) // 2
-    made = Segment(
-        id=ids.derived_id("segment", camera_id, start_us),
-        camera_id=camera_id,
-        start_us=start_us,
-        end_us=end_us,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        codec=Codec.H264,
-        width=768,
-        height=576,
-        timescale=90_000,
+    made = segments.make(
+        camera_id,
+        start_us,
+        end_us,
+        data,
         init_size=100,
-        init_sha256=hashlib.sha256(data[:100]).hexdigest(),
-        connection_id=ids.derived_id("connection", camera_id),
-        recorder="local",
-        epoch=1,
-        clock_source=ClockSource.RECEIPT,
-        clock_uncertainty_us=50_000,
         fragments=tuple(
             Fragment(
                 offset,
@@ -125,6 +112,11 @@ def segment(start_us: int = START_US, camera_id: str = "cam", **changes: Any) ->
                 (100 + half, middle, end_us),
             )
         ),
+        id=ids.derived_id("segment", camera_id, start_us),
+        width=768,
+        height=576,
+        connection_id=ids.derived_id("connection", camera_id),
+        recorder="local",
     )
     return msgspec.structs.replace(made, **changes)
 

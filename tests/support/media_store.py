@@ -32,7 +32,6 @@ from shared.db import rows, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
     Camera,
-    ClockSource,
     Codec,
     Fragment,
     Gap,
@@ -48,6 +47,7 @@ from shared.messages import StatusChanged
 from shared.platform import Platform, open_platform
 from shared.retention import Policy
 from shared.settings import Settings, load
+from tests.support import segments
 
 START_US = 1_764_000_000_000_000
 RATE = 10
@@ -160,25 +160,18 @@ def _segment(
             )
         )
         data += body
-    segment = Segment(
-        id=ids.new_id(),
-        camera_id=camera,
-        start_us=fragments[0].start_us,
-        end_us=fragments[-1].end_us,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        codec=Codec.H264,
+    segment = segments.make(
+        camera,
+        fragments[0].start_us,
+        fragments[-1].end_us,
+        data,
+        fragments=fragments,
+        init_size=len(source.init.data),
         width=source.init.width,
         height=source.init.height,
         timescale=fmp4.TIMESCALE,
-        init_size=len(source.init.data),
-        init_sha256=hashlib.sha256(source.init.data).hexdigest(),
         connection_id=connection,
-        recorder="recorder-1",
         epoch=epoch,
-        clock_source=ClockSource.RECEIPT,
-        clock_uncertainty_us=50_000,
-        fragments=tuple(fragments),
         codec_string=source.init.codec_string,
     )
     return Made(segment, data)
@@ -256,8 +249,7 @@ class Rig:
         """Store and index, as the archive does."""
         for each in made:
             segment = each.segment
-            date = retention.recording_date(segment.end_us, POLICY.zone)
-            key = ids.object_key(date, segment.camera_id, segment.start_us, segment.id)
+            key = segments.key_of(segment, POLICY)
             await self.platform.blobs.put(
                 key, each.data, sha256=segment.sha256, size_bytes=segment.size_bytes
             )
@@ -265,21 +257,17 @@ class Rig:
             async with self.platform.database.write() as connection:
                 await connection.execute(
                     sa.insert(tables.segment).values(
-                        **rows.segment_row(segment),
-                        key=key,
-                        effective_start_us=start,
-                        effective_end_us=end,
-                        recording_date=date,
-                        expires_at_us=retention.expires_at_us(segment.end_us, POLICY),
-                        policy_version=1,
-                        state="live",
-                        committed_at_us=self.clock.now_us(),
+                        segments.row(
+                            segment,
+                            POLICY,
+                            committed_at_us=self.clock.now_us(),
+                            effective_start_us=start,
+                            effective_end_us=end,
+                        )
                     )
                 )
                 await connection.execute(
-                    sa.insert(tables.segment_fragments).values(
-                        segment_id=segment.id, data=rows.pack_fragments(segment.fragments)
-                    )
+                    sa.insert(tables.segment_fragments).values(segments.fragments_row(segment))
                 )
 
     async def add_gap(self, found: Gap) -> None:

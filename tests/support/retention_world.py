@@ -7,7 +7,6 @@ the product writes. `Faults` breaks off a chosen step, as a crash does.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -29,11 +28,12 @@ from shared.clock import SECOND_US, SimulatedClock
 from shared.db import tables
 from shared.db.rows import camera_row
 from shared.db.sqlite import SqliteDatabase
-from shared.domain import Camera, ClockSource, Codec, HoldReason, Segment, Source
+from shared.domain import Camera, HoldReason, Segment, Source
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import Filed
+from tests.support import segments
 
 DAY_S = 86_400
 OFFICER = Actor("officer-1", "Officer One")
@@ -244,29 +244,11 @@ class World:
         start_us = start if isinstance(start, int) else local(start, self.settings.site.timezone)
         segment_id = ids.new_id()
         data = segment_id.encode() * 4
-        return (
-            Segment(
-                id=segment_id,
-                camera_id=camera_id,
-                start_us=start_us,
-                end_us=start_us + round(seconds * SECOND_US),
-                size_bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-                codec=Codec.H264,
-                width=1280,
-                height=720,
-                timescale=90_000,
-                init_size=16,
-                init_sha256="0" * 64,
-                connection_id="c1",
-                recorder="r1",
-                epoch=1,
-                clock_source=ClockSource.RECEIPT,
-                clock_uncertainty_us=uncertainty_us,
-                fragments=(),
-            ),
-            data,
+        end_us = start_us + round(seconds * SECOND_US)
+        made = segments.make(
+            camera_id, start_us, end_us, data, id=segment_id, clock_uncertainty_us=uncertainty_us
         )
+        return made, data
 
     async def file(
         self,
