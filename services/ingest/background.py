@@ -5,7 +5,7 @@ brightness and how much it usually differs from it, for the cell itself (fine) a
 around it (coarse: what is smaller than a patch, like leaves, cancels out). The camera's shake, the
 light of the whole and soft changes of the light are taken out first. Where a thing stands, the
 background waits behind it; it takes over what has stood still for long, what moves without pause
-for long, and at once what somebody's leaving uncovered. docs/decisions/0007-motion-gate.md.
+for long, and at once what somebody's leaving uncovered. docs/decisions/0006-motion-gate.md.
 """
 
 from __future__ import annotations

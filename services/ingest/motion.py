@@ -2,7 +2,7 @@
 
 Real scenes move all the time: rain, noise, clouds, trees, a mast in the wind. services/ingest/
 background.py tells what moves beside them; the gate decides which frames pass.
-docs/decisions/0007-motion-gate.md says what was weighed.
+docs/decisions/0006-motion-gate.md says what was weighed.
 """
 
 from __future__ import annotations

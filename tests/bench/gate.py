@@ -3,7 +3,7 @@
 Generated scenes with truth (rain, snow, night, a shaking camera, a slow walker, cars that park and
 leave, mostly empty), whose seeds the gate was not tuned on, and a real car park. Peers: every
 sample, and a plain gate on OpenCV's MOG2 whose threshold is the best there is for just these clips:
-the highest at which it recalls as much. docs/decisions/0007-motion-gate.md.
+the highest at which it recalls as much. docs/decisions/0006-motion-gate.md.
 """
 
 from __future__ import annotations

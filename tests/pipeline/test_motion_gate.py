@@ -1,7 +1,7 @@
 """What the motion gate saves, and that nobody is lost by it: real footage through ingest's own
 pace, scaling, JPEG and gate to detector and sightings, with the gate and without.
 
-docs/decisions/0007-motion-gate.md. Needs LAMPPOST_DATA and its weights.
+docs/decisions/0006-motion-gate.md. Needs LAMPPOST_DATA and its weights.
 """
 
 from __future__ import annotations
