@@ -20,7 +20,10 @@ from shared.errors import Kind, LamppostError
 from shared.sightings import CLASSES
 
 PREFIX = "LAMPPOST_"
-NOT_SETTINGS = {"LAMPPOST_CONFIG", "LAMPPOST_DATA", "LAMPPOST_URL", "LAMPPOST_KEY"}
+NOT_SETTINGS = {f"LAMPPOST_{name}" for name in ("CONFIG", "DATA", "URL", "KEY")} | {
+    f"LAMPPOST_{name}"
+    for name in ("PURPOSE", "CASE", "REASON")  # of `lamppost search`
+}
 
 
 class Section(BaseModel):
