@@ -1,4 +1,4 @@
-"""Detect workers as child processes of the supervisor: one a core, behind everything that records.
+"""Detect workers as child processes of the supervisor, behind everything that records.
 
 They begin once the cameras record, because importing an inference runtime takes seconds of CPU, and
 they are asked to end at the very beginning of a stop, so that no recorder waits for one
@@ -20,9 +20,10 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
-"""One worker a core: a library that starts a thread a core of its own would only fight the next."""
+"""A library that starts a thread a core of its own would only fight the next worker."""
 TRADE = Trade("detector", "detect", kill_after_s=1.5, kill_matters=False, variables=ONE_THREAD)
 """Killed, it leaves sightings without an end, which the archive ends after 60 s of silence."""
+FEW = 4
 PATIENT_S = 10.0
 """How long a detector may take to end when nobody waits."""
 
@@ -38,10 +39,16 @@ def detector_name(number: int) -> str:
 
 
 def plan(settings: Settings) -> int:
-    """How many workers: as set, else one a core that this process may use; never more than there
-    are partitions to share."""
+    """How many workers: as set, else `by_cores`; never more than there are partitions to share."""
     wanted = settings.detect.workers
-    return min(cores() if wanted is None else wanted, settings.stores.bus_partitions)
+    return min(by_cores(cores()) if wanted is None else wanted, settings.stores.bus_partitions)
+
+
+def by_cores(count: int) -> int:
+    """One a core, on a small machine two and at most four. A worker has whole partitions, and few
+    cameras fall unevenly on them: of fifteen on two workers one has often eleven, more than a core
+    can look at, while the other core is idle. Two a core even that out, for some 200 MB each."""
+    return max(count, min(2 * count, FEW))
 
 
 def cores() -> int:

@@ -150,7 +150,10 @@ class Detect(Section):
     )
     device: str = Field("auto", description="Of the `yolo` adapter: `auto`, `cpu`, `cuda:0`.")
     workers: int | None = Field(
-        None, ge=0, le=64, description="Worker processes; none: one a core; 0: no detection."
+        None,
+        ge=0,
+        le=64,
+        description="Worker processes; none: one a core, two on a small machine; 0: no detection.",
     )
     nice: int = Field(10, ge=0, le=19, description="How far detection steps back for recording.")
     batch: int = Field(1, ge=1, le=64, description="Most frames in one forward pass (GPU: 8).")

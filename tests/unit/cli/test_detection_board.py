@@ -72,11 +72,12 @@ def test_the_table_says_what_detection_does_or_lacks() -> None:
     assert "no worker" in table.detection(Detection()).plain
 
 
-def test_one_worker_a_core_at_most_one_a_partition() -> None:
+def test_workers_follow_the_cores_at_most_one_a_partition() -> None:
     def planned(**sections: dict[str, int]) -> int:
         return detectors.plan(Settings.model_validate(sections))
 
-    assert planned() == detectors.cores() >= 1
+    assert planned() == min(16, detectors.by_cores(detectors.cores()))
+    assert [detectors.by_cores(count) for count in (1, 2, 3, 4, 16)] == [2, 4, 4, 4, 16]
     assert planned(detect={"workers": 0}) == 0
     assert planned(detect={"workers": 5}) == 5
     assert planned(detect={"workers": 5}, stores={"bus_partitions": 2}) == 2
