@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -40,6 +41,9 @@ MAX_SPAN_US = 3_600 * SECOND_US
 """No track is longer than ten minutes; what claims an hour is nonsense."""
 LATEST_US = 1 << 53
 """In 2255. No column holds an arbitrary number."""
+MAX_KNOWN = 20_000
+"""Sightings remembered; forgetting costs one look at the table."""
+NEVER: Rank = (-1, False, -1)
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _JPEG = b"\xff\xd8\xff"
 
@@ -70,7 +74,8 @@ class Head(msgspec.Struct, tag="sighting.updated", tag_field="type"):
 
     @property
     def has_picture(self) -> bool:
-        return self.thumbnail is not msgspec.UNSET and bytes(self.thumbnail) != b"null"
+        raw = self.thumbnail
+        return raw is not msgspec.UNSET and memoryview(raw).nbytes > len(b"null")
 
 
 class News(NamedTuple):
@@ -93,6 +98,8 @@ class SightingIndexer:
         self._joined_us = self._looked_us = 0
         self._rows: SightingRows | None = None
         self._policy_version = -1
+        self._known: dict[str, Rank] = {}
+        self._shown: dict[str, int] = {}
         self._log = log.get("archive.index")
         self._limiter = log.Limiter(platform.clock)
 
@@ -138,12 +145,8 @@ class SightingIndexer:
     async def write(self, records: Sequence[Record]) -> None:
         """The rows of one batch, in one transaction; without news in none."""
         heads = self._heads(records)
-        async with self._platform.database.read() as connection:
-            known = await queries.ranks(connection, {head.sighting.id for head, _ in heads})
-            shown = await queries.pictured(
-                connection, {head.sighting.id for head, _ in heads if head.has_picture}
-            )
-        news = self._news(heads, known, shown)
+        await self._look_up(heads)
+        news = self._news(heads)
         if not news.updates and not news.pictures:
             return
         now_us = self._platform.clock.now_us()
@@ -168,11 +171,27 @@ class SightingIndexer:
             written = await queries.upsert_sightings(connection, rows)
             there = {row[0] for row in rows}
             lone = await queries.ranks(connection, news.pictures.keys() - there)
-            await queries.upsert_thumbnails(
-                connection,
-                [(key, *one) for key, one in news.pictures.items() if key in there or key in lone],
-            )
+            pictures = [
+                (key, *one) for key, one in news.pictures.items() if key in there or key in lone
+            ]
+            await queries.upsert_thumbnails(connection, pictures)
         metrics.SIGHTINGS_INDEXED.inc(written)
+        # Committed: from here on these are old.
+        self._known.update((row[0], queries.rank_of(row)) for row in rows)
+        self._shown.update((key, taken_us) for key, taken_us, _ in pictures)
+
+    async def _look_up(self, heads: Sequence[tuple[Head, Record]]) -> None:
+        """How new the table's rows and pictures are, of those not remembered. What is remembered
+        was committed, and a row never goes back, so that a repeated update costs no look at all."""
+        for memory in (self._known, self._shown):
+            if len(memory) > MAX_KNOWN:
+                memory.clear()
+        unknown = {head.sighting.id for head, _ in heads} - self._known.keys()
+        unseen = {head.sighting.id for head, _ in heads if head.has_picture} - self._shown.keys()
+        if unknown or unseen:
+            async with self._platform.database.read() as connection:
+                self._known.update(await queries.ranks(connection, unknown))
+                self._shown.update(await queries.pictured(connection, unseen))
 
     def _heads(self, records: Iterable[Record]) -> list[tuple[Head, Record]]:
         found = []
@@ -183,21 +202,24 @@ class SightingIndexer:
                 self._set_aside(record, error)
         return found
 
-    def _news(
-        self,
-        heads: Sequence[tuple[Head, Record]],
-        known: Mapping[str, Rank],
-        shown: Mapping[str, int],
-    ) -> News:
+    def _news(self, heads: Sequence[tuple[Head, Record]]) -> News:
         """Only what is newer than the table is decoded whole, from the newest of the batch on, so
         that nonsense in a newer message costs no older one its row."""
         updates: dict[str, SightingUpdated] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
-        for head, record in sorted(heads, key=lambda pair: pair[0].rank, reverse=True):
+        fresh = [
+            (rank, head, record)
+            for head, record in heads
+            if (rank := head.rank) > self._known.get(head.sighting.id, NEVER)
+            or (head.has_picture and head.sighting.best.at_us > self._newest_us(head, pictures))
+        ]
+        fresh.sort(key=itemgetter(0), reverse=True)
+        for rank, head, record in fresh:
             key = head.sighting.id
-            news = key not in updates and (key not in known or head.rank > known[key])
-            newest_us = max(shown.get(key, -1), pictures[key][0] if key in pictures else -1)
-            picture = head.has_picture and head.sighting.best.at_us > newest_us
+            news = key not in updates and rank > self._known.get(key, NEVER)
+            picture = head.has_picture and head.sighting.best.at_us > self._newest_us(
+                head, pictures
+            )
             if not news and not picture:
                 continue
             try:
@@ -210,6 +232,11 @@ class SightingIndexer:
             except LamppostError as error:
                 self._set_aside(record, error)
         return News(list(updates.values()), pictures)
+
+    def _newest_us(self, head: Head, pictures: Mapping[str, tuple[int, bytes]]) -> int:
+        """When the sighting's newest picture was taken, stored or in this batch."""
+        key = head.sighting.id
+        return max(self._shown.get(key, -1), pictures[key][0] if key in pictures else -1)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
         metrics.BUS_POISON.labels(SIGHTINGS.name).inc()

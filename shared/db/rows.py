@@ -223,7 +223,7 @@ class SightingRows:
             sighting.class_name[:32],
             sighting.confidence,
             *bounds(sighting),
-            sighting.speed.value,
+            sighting.speed,
             colours.upper,
             colours.lower,
             colours.vehicle,

@@ -20,6 +20,7 @@ ROWS = (
     "purge",
     "playback",
     "restart",
+    "index",
     "search",
     "tracker",
     "demo",
