@@ -111,3 +111,20 @@ def followed(boxes: Boxes, frames: Iterable[int], rate_fps: float, group: str = 
         if track.confirmed:
             told[frame].append((numbers.setdefault(track, len(numbers)), *box))
     return told
+
+
+def bytetracked(boxes: Boxes, frames: Iterable[int], rate_fps: float, keep_s: float = 3.0) -> Rows:
+    """The same by ByteTrack of `trackers`, its defaults but for the rate and `keep_s`."""
+    import supervision
+    from trackers import ByteTrackTracker
+
+    tracker = ByteTrackTracker(lost_track_buffer=round(30 * keep_s), frame_rate=rate_fps)
+    told: dict[int, list[tuple[int, float, float, float, float]]] = defaultdict(list)
+    for frame in frames:
+        some = np.array(boxes.get(frame, []), float).reshape(-1, 5)
+        corners = np.hstack([some[:, :2], some[:, :2] + some[:, 2:4]])
+        found = tracker.update(supervision.Detections(xyxy=corners, confidence=some[:, 4]))
+        for (x1, y1, x2, y2), name in zip(found.xyxy, found.tracker_id, strict=True):
+            if name >= 0:
+                told[frame].append((int(name), x1, y1, x2 - x1, y2 - y1))
+    return told
