@@ -61,8 +61,6 @@ class BoxesWriter:
     ) -> None:
         self._platform = platform
         self._settings = settings
-        self.wait_s = 1.0
-        """How long one round waits for messages."""
         self.buffer = buffer or Buffer()
         self._consumer: Consumer | None = None
         self._looked_us = 0
@@ -73,7 +71,7 @@ class BoxesWriter:
     async def run(self, stop: Stop) -> None:
         try:
             await runtime.loop(
-                "archive.boxes", self.run_once, stop, self._platform.clock, idle_s=0.5
+                "archive.boxes", self.run_once, stop, self._platform.clock, idle_s=1.0
             )
         finally:
             await self.leave()
@@ -82,7 +80,7 @@ class BoxesWriter:
         """Read what there is and, when it is time, decide segments; whether anything was read."""
         try:
             consumer = self._consumer or await self._join()
-            records = await consumer.poll(MAX_RECORDS, self.wait_s)
+            records = await consumer.poll(MAX_RECORDS, timeout_s=0)
             self.buffer.keep_only(consumer.assignment)
             for record in records:
                 self._take(record)

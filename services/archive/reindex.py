@@ -153,14 +153,12 @@ class ZoneFollower:
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self._platform = platform
         self._settings = settings
-        self.wait_s = 1.0
-        """How long one round waits for messages."""
         self._consumer: Consumer | None = None
 
     async def run(self, stop: Stop) -> None:
         try:
             await runtime.loop(
-                "archive.reindex", self.run_once, stop, self._platform.clock, idle_s=1.0
+                "archive.reindex", self.run_once, stop, self._platform.clock, idle_s=2.0
             )
         finally:
             await self.leave()
@@ -172,7 +170,7 @@ class ZoneFollower:
                 self._consumer = await self._platform.bus.consumer(
                     [CAMERAS.name], group=GROUP, member=self._settings.instance
                 )
-            records = await self._consumer.poll(1, self.wait_s)
+            records = await self._consumer.poll(1, timeout_s=0)
             for record in records:
                 await self._follow(record.value)
             await self._consumer.commit(records)

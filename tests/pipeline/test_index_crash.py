@@ -154,7 +154,7 @@ class Scene:
             database=WrappedDatabase(self.platform.database, steps),  # type: ignore[arg-type]
         )
         service = build(platform, self.settings, "index")
-        service.index.wait_s = service.boxes.wait_s = 0.0
+        service.index.wait_s = 0.0
         await self.clock.advance(6)
         try:
             while await service.index.run_once():

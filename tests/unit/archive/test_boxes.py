@@ -104,9 +104,7 @@ class World:
 
 
 def writer_of(platform: Platform, settings: Settings, buffer: Buffer | None = None) -> BoxesWriter:
-    writer = BoxesWriter(platform, settings, buffer)
-    writer.wait_s = 0.0
-    return writer
+    return BoxesWriter(platform, settings, buffer)
 
 
 @pytest.fixture

@@ -244,7 +244,6 @@ async def test_the_archive_follows_what_is_drawn(world: World) -> None:
 
     async def follow() -> None:
         follower = ZoneFollower(world.platform, world.settings)
-        follower.wait_s = 0.0
         while await follower.run_once():
             pass
         await follower.leave()

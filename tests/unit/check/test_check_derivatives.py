@@ -39,7 +39,6 @@ class World:
         end_us = START_US + MINUTE_US
         await self.platform.bus.publish(list(seen.frames(START_US, end_us + 30 * SECOND_US)))
         writer = BoxesWriter(self.platform, self.settings)
-        writer.wait_s = 0.0
         await self.clock.advance(6)
         await writer.run_once()
         await writer.leave()
