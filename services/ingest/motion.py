@@ -17,8 +17,8 @@ FIRST_FRAMES = 3
 """Pass at the start and after a change of the whole picture, so that a tracker can begin with what
 stands there."""
 CHANGED_SHARE = 0.5
-STILL_EVERY_US = 900_000
-"""How often a picture passes in which something stands still, so that its track goes on."""
+STILL_EVERY_US = 1_400_000
+"""How often a picture passes in which something stands still: a track outlives twice as much."""
 KEEP_ALIVE_US = 30 * SECOND_US
 GAP_US = 60 * SECOND_US
 """After a longer pause, or a clock set back by more, the background is no longer trusted."""
@@ -35,7 +35,7 @@ class MotionGate(Protocol):
 class CellGate:
     """The gate of one camera; belongs to one thread.
 
-    A frame passes while something moves; about once a second while what moved stands still, for
+    A frame passes while something moves; about every other second while what moved stands still, for
     half a minute; and every KEEP_ALIVE_US whatever happens.
     """
 

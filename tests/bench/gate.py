@@ -132,7 +132,7 @@ def _best(clips: list[Clip]) -> tuple[float, Told]:
     """The highest threshold at which MOG2 recalls enough; with none, every sample passes."""
     scores = np.concatenate([clip.scores for clip in clips])
     for threshold in np.unique(np.quantile(scores, np.linspace(1, 0, 400)))[::-1]:
-        told = _told(clips, [[score > threshold for score in clip.scores] for clip in clips])
+        told = _told(clips, [[bool(score > threshold) for score in clip.scores] for clip in clips])
         if told.recall >= RECALL:
             return float(threshold), told
     return -1.0, _told(clips, [[True] * len(clip.scores) for clip in clips])

@@ -63,13 +63,13 @@ def test_a_walker_passes_in_every_frame_and_nothing_after_it() -> None:
 
 
 @pytest.mark.parametrize("rate_fps", [1, 4])
-def test_one_who_stands_is_looked_at_about_once_a_second_and_not_for_ever(rate_fps: int) -> None:
+def test_one_who_stands_is_looked_at_now_and_then_and_not_for_ever(rate_fps: int) -> None:
     random = np.random.default_rng(5)
     step, gate = SECOND_US // rate_fps, CellGate()
     lefts = [None] * 20 * rate_fps + [20 + n * 14 // rate_fps for n in range(10 * rate_fps)]
     stands = lefts + [lefts[-1]] * 20 * rate_fps
     passed = [gate.moved(picture(random, left), n * step) for n, left in enumerate(stands)]
-    assert 15 <= sum(passed[-20 * rate_fps :]) <= 24, "still, but looked at"
+    assert 9 <= sum(passed[-20 * rate_fps :]) <= 16, "still, but looked at"
     later = [
         gate.moved(picture(random, lefts[-1]), (len(stands) + n) * step)
         for n in range(20 * rate_fps)
