@@ -133,7 +133,9 @@ class Background:
         plain = cells - mean * gain
         plain -= np.float32(middle(plain))
         # Light multiplies: where it changes, the texture of the place changes with it.
-        light = soft(np.clip(plain, -LIGHT_LEVELS, LIGHT_LEVELS)) / np.maximum(soft(mean), 8)
+        light = soft(np.clip(plain, -LIGHT_LEVELS, LIGHT_LEVELS)) / np.maximum(
+            soft(mean), np.float32(8)
+        )
         return cells, plain, plain - mean * light
 
     def _judge(

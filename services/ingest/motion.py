@@ -35,7 +35,7 @@ class MotionGate(Protocol):
 class CellGate:
     """The gate of one camera; belongs to one thread.
 
-    A frame passes while something moves; about every other second while what moved stands still, for
+    A frame passes while something moves; every other second while what moved stands still, for
     half a minute; and every KEEP_ALIVE_US whatever happens.
     """
 

@@ -100,7 +100,7 @@ class Sampler:
         self._scaler = Scaler(width) if self._everything else shared_scaler(width)
         self._jpeg = JpegMaker()
         self._masker = Masker(camera.mask)
-        self._decoder = Decoder()
+        self._decoder = Decoder(coarse_px=2 * width)
         self._sequence = 0
         self._late_us = round(settings.detect.max_frame_age_s * SECOND_US)
         self._condition = threading.Condition()

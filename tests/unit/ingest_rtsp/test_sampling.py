@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.ingest.decoder import Decoder
 from services.ingest.frames import JpegMaker, Masker, Planes, Scaler
 from services.ingest.media import AnalysisEvent, FrameSampled
 from services.ingest.sampler import Pace, Sampler, capture_time
@@ -408,3 +409,20 @@ def test_a_sub_stream_is_not_decoded_before_its_first_key_frame() -> None:
     assert sink.drops == []
     assert {run.reason for run in sink.passed} == {"decode"}
     assert sink.passed[-1].end_us <= packets[10].received_us
+
+
+def test_a_large_key_frame_decoded_the_quick_way_looks_the_same_when_scaled() -> None:
+    data = make_video(frames=1, width=1280, height=720)
+    with av.open(io.BytesIO(data)) as file:
+        video = file.streams.video[0]
+        extradata = bytes(video.codec_context.extradata or b"")
+        coded = next(packet for packet in file.demux(video) if packet.size)
+    base = Fraction(1, 90_000)
+    info = StreamInfo(Codec.H264, 1280, 720, extradata, base, RATE, ClockSource.RECEIPT)
+    packet = Packet(bytes(coded), 0, 0, 0, True, 1_800_000_000 * SECOND_US)
+    seen = []
+    for coarse_px in (None, 640):
+        ((frame, _),) = Decoder(coarse_px).frames(packet, info, alone=True)
+        seen.append(Scaler(320).scale(frame).y.astype(float))
+    error = float(np.mean((seen[0] - seen[1]) ** 2))
+    assert error < 1.0
