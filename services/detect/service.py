@@ -9,6 +9,7 @@ own. See docs/architecture.md, "detect".
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
@@ -22,7 +23,7 @@ from services.detect.zones_feed import ZonesFeed
 from shared import civil, log, metrics
 from shared.bus import Consumer, Message, Partition, Record
 from shared.bus.partitioner import partition_of
-from shared.clock import SECOND_US
+from shared.clock import SECOND_US, HeldClock
 from shared.errors import Kind, LamppostError
 from shared.messages import (
     CAMERA_STATUS,
@@ -324,5 +325,6 @@ async def _either(wake: asyncio.Event, stop: Stop) -> None:
 
 
 def build(platform: Platform, settings: Settings, parts: Parts | None = None) -> DetectService:
-    """The detector of these settings."""
-    return DetectService(platform, settings, parts or product())
+    """The detector of these settings. Its wall time is held as that of those who date frames."""
+    dated = dataclasses.replace(platform, clock=HeldClock(platform.clock))
+    return DetectService(dated, settings, parts or product())

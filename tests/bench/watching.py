@@ -137,7 +137,7 @@ def running(
     cameras = demo.lay_out([clip], plan.cameras, SAMPLE_FPS)
     store.prepare(settings, cameras)
     log = there / "log"
-    program = measure.spawn(store.command("all"), log, _environment(settings))
+    program = measure.spawn(store.command("all"), log, environment(settings))
     try:
         wanted = {camera.id for camera in cameras}
         until_sync(lambda: _looked_at(settings) >= wanted, READY_S, "every camera looked at", 0.5)
@@ -148,7 +148,7 @@ def running(
         measure.end([program], signal.SIGINT, END_S)
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """Plain: what the supervisor gives its children is its own business."""
     from services import children
 
