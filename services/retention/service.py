@@ -31,8 +31,8 @@ from shared.standing import Standing
 from shared.tombstones import journal
 
 PAGE = 20_000
-LANES = 3
-"""Claims under way at a time: one commits, the bytes of one are deleted, and one waits its turn."""
+LANES = 4
+"""Claims under way at a time: one commits while the bytes of others are deleted."""
 CAUSES = ("doubt", "breaker", "error")
 
 
