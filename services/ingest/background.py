@@ -136,7 +136,8 @@ class Background:
         light = soft(np.clip(plain, -LIGHT_LEVELS, LIGHT_LEVELS)) / np.maximum(
             soft(mean), np.float32(8)
         )
-        return cells, plain, plain - mean * light
+        fine: Cells = np.asarray(plain - mean * light, np.float32)
+        return cells, plain, fine
 
     def _judge(
         self, cells: Cells, changed: Marks, over: Cells, least: Cells, elapsed_us: int
