@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from services.archive.index import GROUP, SightingIndexer
 from services.archive.service import build
 from shared import metrics, retention
-from shared.bus import Message
+from shared.bus import Message, Record
 from shared.clock import DAY_US, HOUR_US, SECOND_US, SimulatedClock
 from shared.db import tables
 from shared.db.rows import SIGHTING_COLUMNS, SightingRows, sighting_of
 from shared.messages import SIGHTINGS, SightingUpdated, encode
 from shared.platform import Platform
 from shared.retention import Policy
+from shared.settings import Settings
 from shared.sightings import Colour, Colours, Sighting, Zone, zones_version
 from tests.support import archiving, sightings
 from tests.support.archiving import START_US, all_rows
@@ -36,6 +37,7 @@ JPEG = b"\xff\xd8\xff\xe0 a picture"
 
 @dataclasses.dataclass
 class World:
+    settings: Settings
     platform: Platform
     clock: SimulatedClock
     index: SightingIndexer
@@ -74,8 +76,9 @@ async def opened(folder: Path) -> AsyncIterator[World]:
     async with archiving.opened(made, clock) as platform:
         index = build(platform, made, "index").index
         index.wait_s = 0.0
-        yield World(platform, clock, index)
-        await index.leave()
+        world = World(made, platform, clock, index)
+        yield world
+        await world.index.leave()
 
 
 def made(number: int = 1, seconds: float = 2.0, **changes: Any) -> Sighting:
@@ -202,6 +205,8 @@ def test_any_order_and_repetition_of_updates_gives_the_same_rows(
 
     async def run() -> None:
         for first in range(0, len(delivered), cuts):
+            if first % 2:
+                await new_life(world)
             await world.send(
                 *(
                     Message(SIGHTINGS.name, "cam", encode(event))
@@ -222,6 +227,13 @@ def test_any_order_and_repetition_of_updates_gives_the_same_rows(
     runner.run(run())
 
 
+async def new_life(world: World) -> None:
+    """A process that remembers nothing takes the place of the one before."""
+    await world.index.leave()
+    world.index = SightingIndexer(world.platform, world.settings)
+    world.index.wait_s = 0.0
+
+
 def _order(event: SightingUpdated) -> tuple[int, bool, int]:
     return event.sighting.end_us, event.ended, event.sent_at_us
 
@@ -232,6 +244,36 @@ async def test_only_what_is_newer_counts_as_written(tmp_path: Path) -> None:
         await world.send(update(made(1, 2.0)), update(made(2, 2.0)))
         await world.send(update(made(1, 1.0)), update(made(2, 3.0)))
     assert metrics.SIGHTINGS_INDEXED._value.get() - before == 3
+
+
+async def test_what_another_member_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    """Two members for a moment read one partition: the table itself never goes back."""
+    async with opened(tmp_path) as world:
+        inner = world.platform.database
+        newer = [update(made(1, 3.0), sent=1, thumbnail=JPEG + b"new")]
+
+        class Database:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(inner, name)
+
+            @asynccontextmanager
+            async def write(self, cameras: Any = ()) -> AsyncIterator[Any]:
+                while newer:
+                    await world.index.write([_record(newer.pop())])
+                async with inner.write(cameras) as connection:
+                    yield connection
+
+        platform = dataclasses.replace(world.platform, database=Database())  # type: ignore[arg-type]
+        late = SightingIndexer(platform, world.settings)
+        old = update(made(1, 2.0), thumbnail=JPEG + b"old")
+        await late.write([_record(old)])
+        (row,) = (await world.rows()).values()
+        assert row["end_us"] == made(1, 3.0).end_us
+        assert await world.thumbnails() == {"sighting-1": JPEG + b"new"}
+
+
+def _record(message: Message) -> Record:
+    return Record(message.topic, 0, 0, message.key, message.value, (), 0)
 
 
 # Thumbnails
