@@ -45,7 +45,7 @@ POLL_S = 1.0
 SETTLE_US = SECOND_US
 """Passed-over frames are told, and offsets committed, so often."""
 STATUS_S = 5.0
-TELL_EVERY_S = 0.1
+TELL_EVERY_S = 0.2
 """Results of so long go into one write."""
 MINUTE_US = 60 * SECOND_US
 MAX_CAMERAS = 20_000
