@@ -43,6 +43,9 @@ TURN = 0.15
 """How fast a walker's velocity becomes unsure: the variance that a second adds, (heights/s)^2."""
 SCALE, SCALE_A_SECOND = 0.12, 0.15
 """Standard deviations of the logarithm of a box's height: at once, and after a second."""
+SETTLE_S = 0.2
+"""A track's height follows its boxes' within this time: at high rates one that trembles is
+smoothed, at low ones the newest counts."""
 LIMIT = 3.0
 """A box that is less likely the track's than this (negative log likelihood) is another thing's."""
 FAINT_LIMIT = 2.0
@@ -129,7 +132,8 @@ class Track:
         self.vy += gain_v * off_y
         self.var_x, self.cov_xv = (1 - gain) * var_x, (1 - gain) * cov_xv
         self.var_v = var_v - gain_v * cov_xv
-        self.w, self.h = box.w, box.h
+        settled = 1 - math.exp(-gap_s / SETTLE_S)
+        self.w, self.h = box.w, self.h * (box.h / self.h) ** settled
         self.last_us, self.missed_us = at_us, 0
         self.hits += 1
         self.confirmed = self.confirmed or self.hits >= CONFIRMED
@@ -280,7 +284,7 @@ def _costs(tracks: list[Track], gaps: list[float], boxes: list[Seen], turn: floa
     """Tracks x boxes: how unlikely each box is for each track (negative log likelihood).
 
     The place is normal about the predicted one; the logarithm of the height is normal about that
-    of the last box, without its normalising term, so that a longer gap is no fault by itself.
+    of the last boxes, without its normalising term, so that a longer gap is no fault by itself.
     """
     state = np.array([(t.x, t.y, t.vx, t.vy, t.h, t.var_x, t.cov_xv, t.var_v) for t in tracks])
     x, y, vx, vy, h, var_x, cov_xv, var_v = state.T[:, :, None]
