@@ -23,6 +23,7 @@ from shared.coverage import PENDING_US, Coverage
 from shared.db import tables
 from shared.domain import Purpose
 from shared.intervals import Interval
+from shared.retention import Policy
 from shared.sightings import MAX_SIGHTING_S
 
 LONGEST_US = (MAX_SIGHTING_S + 60) * SECOND_US
@@ -92,6 +93,38 @@ async def zones(
     return (await connection.execute(query)).mappings().all()
 
 
+class Moment(NamedTuple):
+    """What readability is judged by: the newest policy (None: none yet), whether there is any hold,
+    and when the newest segment was committed."""
+
+    policy: Policy | None
+    held: bool
+    newest_commit_us: int | None
+
+
+def _moment_query() -> sa.Select[Any]:
+    p = tables.policy.c
+    newest = sa.select(sa.func.max(_segment.c.committed_at_us)).scalar_subquery()
+    held = sa.exists(sa.select(tables.hold.c.id)).label("held")
+    one_row = sa.select(sa.literal(1).label("one")).subquery()
+    return (
+        sa.select(held, newest, *(p[name] for name in Policy._fields))
+        .select_from(one_row.join(tables.policy, sa.true(), isouter=True))
+        .order_by(p.version.desc())
+        .limit(1)
+    )
+
+
+_MOMENT = _moment_query()
+
+
+async def moment(connection: AsyncConnection) -> Moment:
+    """In one statement, since every search asks for it."""
+    row = (await connection.execute(_MOMENT)).one()
+    policy = None if row[2] is None else Policy(*row[2:])
+    return Moment(policy, bool(row[0]), row[1])
+
+
 class Slice(NamedTuple):
     """Which rows: cameras, the time asked, and what may be seen of it."""
 
@@ -123,11 +156,19 @@ class Candidate(NamedTuple):
     data: bytes
 
 
+def _one_of(column: Any, values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """As `in_`, without an expression for each of hundreds of cameras."""
+    found: sa.ColumnElement[bool] = column.in_(
+        sa.bindparam("cameras", list(values), sa.String, unique=True, expanding=True)
+    )
+    return found
+
+
 def _conditions(wanted: Slice) -> list[sa.ColumnElement[bool]]:
     """Everything that columns decide, but the range of `start_us`."""
     c, filters, (since_us, until_us) = _sighting.c, wanted.filters, wanted.span
     found: list[sa.ColumnElement[bool]] = [
-        c.camera_id.in_(wanted.camera_ids),
+        _one_of(c.camera_id, wanted.camera_ids),
         c.end_us > max(since_us, wanted.ended_after_us),
     ]
     if wanted.open_after_us is not None:
@@ -211,14 +252,47 @@ async def thumbnail(connection: AsyncConnection, sighting_id: str) -> tuple[int,
     return None if row is None else (row[0], row[1])
 
 
-def _bounded(column: Any, low: int | None, high: int | None) -> Any:
-    """The column's value, cut to [low, high]."""
-    whens = []
-    if low is not None:
-        whens.append((column < low, sa.literal(low)))
-    if high is not None:
-        whens.append((column > high, sa.literal(high)))
-    return sa.case(*whens, else_=column)
+def _coverage_query() -> sa.Select[Any]:
+    """By camera: recorded, analysed, gated, dropped and coming microseconds of [start, end), and
+    the newest end. Made once: making it costs more than running it for an hour of one camera."""
+    c = _segment.c
+    start = sa.bindparam("start_us", type_=sa.BigInteger)
+    end = sa.bindparam("end_us", type_=sa.BigInteger)
+    length = sa.case((c.effective_end_us > end, end), else_=c.effective_end_us) - sa.case(
+        (c.effective_start_us < start, start), else_=c.effective_start_us
+    )
+    whole = c.end_us - c.start_us
+    decided = c.analysed_us.is_not(None)
+
+    def shared(column: Any) -> Any:
+        part = sa.case((length == whole, column), else_=column * 1.0 * length / whole)
+        return sa.func.coalesce(sa.func.sum(sa.case((decided, part), else_=0)), 0)
+
+    coming = sa.and_(c.analysed_us.is_(None), c.end_us > sa.bindparam("coming_us"))
+    return (
+        sa.select(
+            c.camera_id,
+            sa.func.sum(length),
+            shared(c.analysed_us),
+            shared(c.gated_us),
+            shared(c.dropped_us),
+            sa.func.sum(sa.case((coming, length), else_=0)),
+            sa.func.max(c.effective_end_us),
+        )
+        .where(
+            c.camera_id.in_(sa.bindparam("cameras", expanding=True)),
+            c.state == "live",
+            c.end_us > start,
+            c.end_us < sa.bindparam("limit_us"),
+            c.effective_end_us > start,
+            c.effective_start_us < end,
+            c.expires_at_us > sa.bindparam("open_us"),
+        )
+        .group_by(c.camera_id)
+    )
+
+
+_COVERAGE = _coverage_query()
 
 
 async def covered(
@@ -233,43 +307,17 @@ async def covered(
     start_us, end_us = span[0], min(span[1], now_us)
     if end_us <= start_us or not camera_ids:
         return Coverage()
-    c = _segment.c
-    length = _bounded(c.effective_end_us, None, end_us) - _bounded(
-        c.effective_start_us, start_us, None
-    )
-    whole = c.end_us - c.start_us
-    decided = c.analysed_us.is_not(None)
-
-    def shared(column: Any) -> Any:
-        part = sa.case((length == whole, column), else_=column * 1.0 * length / whole)
-        return sa.func.coalesce(sa.func.sum(sa.case((decided, part), else_=0)), 0)
-
-    coming = sa.and_(c.analysed_us.is_(None), c.end_us > now_us - PENDING_US)
-    query = (
-        sa.select(
-            c.camera_id,
-            sa.func.sum(length),
-            shared(c.analysed_us),
-            shared(c.gated_us),
-            shared(c.dropped_us),
-            sa.func.sum(sa.case((coming, length), else_=0)),
-            sa.func.max(c.effective_end_us),
-        )
-        .where(
-            c.camera_id.in_(camera_ids),
-            c.state == "live",
-            c.end_us > start_us,
-            c.end_us < end_us + LONGEST_SEGMENT_US,
-            c.effective_end_us > start_us,
-            c.effective_start_us < end_us,
-        )
-        .group_by(c.camera_id)
-    )
-    if open_after_us is not None:
-        query = query.where(c.expires_at_us > open_after_us)
+    values = {
+        "cameras": list(camera_ids),
+        "start_us": start_us,
+        "end_us": end_us,
+        "limit_us": end_us + LONGEST_SEGMENT_US,
+        "coming_us": now_us - PENDING_US,
+        "open_us": -1 if open_after_us is None else open_after_us,
+    }
     newest: dict[str, int] = {}
     recorded = analysed = gated = dropped = pending = 0
-    for row in (await connection.execute(query)).all():
+    for row in (await connection.execute(_COVERAGE, values)).all():
         newest[row[0]] = int(row[6])
         recorded += int(row[1])
         analysed, gated, dropped = (
@@ -304,7 +352,7 @@ async def _tail(
     c = _gap.c
     query = (
         sa.select(c.camera_id, sa.func.max(c.end_us))
-        .where(c.camera_id.in_(camera_ids), c.end_us > start_us, c.start_us < end_us)
+        .where(_one_of(c.camera_id, camera_ids), c.end_us > start_us, c.start_us < end_us)
         .group_by(c.camera_id)
     )
     gaps = {row[0]: int(row[1]) for row in (await connection.execute(query)).all()}

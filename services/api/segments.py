@@ -57,10 +57,13 @@ class SegmentOut(Reply):
 
 async def policy_of(context: ApiContext, connection: AsyncConnection) -> Policy:
     """The policy in force; before retention's first start, what the settings will make it."""
+    return await policies.newest(connection) or default_policy(context)
+
+
+def default_policy(context: ApiContext) -> Policy:
+    """What the settings will make it."""
     settings = context.settings
-    return await policies.newest(connection) or Policy(
-        0, settings.retention.days, settings.retention.basis, settings.site.timezone
-    )
+    return Policy(0, settings.retention.days, settings.retention.basis, settings.site.timezone)
 
 
 async def readable(

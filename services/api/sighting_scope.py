@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api import media_queries, queries_sightings
+from services.api import queries_sightings
 from services.api.access import Resource, Why, decide
 from services.api.context import ApiContext
 from services.api.deps import Granted, refuse
 from services.api.footage import Judge
 from services.api.queries_sightings import Candidate, Place
-from services.api.segments import policy_of
+from services.api.segments import default_policy
 from services.api.sighting_filters import SIGNS, Asked, Filters, Named
 from shared import retention
 from shared.clock import DAY_US
@@ -200,12 +200,14 @@ async def eye(
     """The policy, the holds and the time of this moment; in doubt the latest that any clock claims,
     as footage is judged."""
     now_us = context.now_us()
-    policy = await policy_of(context, connection)
-    holds = await stored_holds.load(
-        connection, cameras=camera_ids, start_us=span[0] - DAY_US, end_us=span[1] + DAY_US
-    )
-    newest = await media_queries.newest_commit_us(connection)
-    doubted = await context.media.footage.watch.judge(newest)
+    moment = await queries_sightings.moment(connection)
+    policy = moment.policy or default_policy(context)
+    holds = []
+    if moment.held:
+        holds = await stored_holds.load(
+            connection, cameras=camera_ids, start_us=span[0] - DAY_US, end_us=span[1] + DAY_US
+        )
+    doubted = await context.media.footage.watch.judge(moment.newest_commit_us)
     latest_us = max(now_us, doubted.latest_us)
     # A policy that was shortened counts from when it came into force.
     shortened = policy.effective_from_us <= latest_us
