@@ -9,7 +9,7 @@ PYTEST = .venv/bin/python -m pytest
 JOBS ?= 2
 PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py \
 	test_rtsp_recording.py test_rtsp_faults.py test_live_latency.py test_playback_ffprobe.py \
-	test_detection_accuracy.py test_motion_gate.py) \
+	test_detection_accuracy.py test_motion_gate.py test_detect_beside.py test_detect_program.py) \
 	tests/web
 
 .PHONY: help run test prove torture bench lint docs lock clean
