@@ -56,6 +56,21 @@ def byte_range(key: str, size: int, offset: int, length: int | None) -> tuple[in
     return offset, size if length is None else min(size, offset + length)
 
 
+def begin(
+    file: BinaryIO, key: str, offset: int, length: int | None, most: int
+) -> tuple[int, int, int, bytes]:
+    """The size of the file, the range that exists of what was asked, and its first piece of at most
+    `most` bytes; the file stands behind it, and is closed when this fails."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        start, end = byte_range(key, size, offset, length)
+        file.seek(start)
+        return size, start, end, file.read(min(most, end - start))
+    except BaseException:
+        file.close()
+        raise
+
+
 def linked(source: Path, target: Path) -> bool:
     """Whether the source now has a second name; false where links cannot be had."""
     try:

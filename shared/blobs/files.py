@@ -35,6 +35,7 @@ from shared.blobs import STANDARD, BlobInfo, Usage, metadata
 from shared.blobs.disk import (
     NO_LINK,
     Claim,
+    begin,
     byte_range,
     few,
     guarded,
@@ -285,16 +286,8 @@ class FileBlobs:
     def _begin(
         self, key: str, path: Path, offset: int, length: int | None
     ) -> tuple[BufferedReader, int, int, int, bytes]:
-        """The opened file, its size, the range that exists of what was asked, its first piece."""
         file = self._open(key, path)
-        try:
-            size = os.fstat(file.fileno()).st_size
-            start, end = byte_range(key, size, offset, length)
-            file.seek(start)
-            return file, size, start, end, file.read(min(PIECE_BYTES, end - start))
-        except BaseException:
-            file.close()
-            raise
+        return file, *begin(file, key, offset, length, PIECE_BYTES)
 
     def _check(self, key: str, path: Path, got: str) -> None:
         try:
