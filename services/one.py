@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 from services import children, detectors
@@ -103,9 +104,15 @@ def run(name: str, settings: Settings, parent: int | None) -> None:
 
 def run_child(name: str, parent: int) -> int:
     """A child under its supervisor, without the command line's costs; the exit status."""
+    status = 0
     try:
         run(name, load(), parent)
     except LamppostError as error:
         log.get(name).critical("cannot run", kind=error.kind.value, cause=str(error))
-        return 1
-    return 0
+        status = 1
+    if name == detectors.TRADE.service:
+        # Everything is told and closed. A thread of an inference runtime that hangs would keep
+        # the process for ever, and its libraries take long to take down.
+        sys.stderr.flush()
+        os._exit(status)
+    return status

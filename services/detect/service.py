@@ -51,6 +51,9 @@ MINUTE_US = 60 * SECOND_US
 MAX_CAMERAS = 20_000
 MAX_BEGUN = 50_000
 STUCK_S = 30.0
+HUNG_S = 120.0
+"""A detector that is at the same frames for so long comes back no more: the process ends, and its
+supervisor starts another."""
 END_WORK_S, END_CLOSE_S, END_TELL_S = 0.3, 0.3, 0.4
 """How the end is divided: a supervisor kills after 1.5 s."""
 
@@ -272,8 +275,12 @@ class DetectService:
                 await stop.sleep(self._clock, backoff.next_s())
 
     async def _say(self, stop: Stop) -> None:
-        """The status, at once and every 5 s."""
+        """The status, at once and every 5 s. UNAVAILABLE once the detector hangs."""
         while not stop.is_set:
+            if self.worker.busy_s > HUNG_S:
+                raise LamppostError(
+                    Kind.UNAVAILABLE, f"The detector has hung for {self.worker.busy_s:.0f} s."
+                )
             try:
                 await self._say_once(stopped=False)
             except LamppostError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.detect import service as module
 from services.detect.service import DetectService, build
 from shared import metrics
 from shared.bus import Consumer, Message
@@ -30,7 +31,7 @@ from shared.platform import Platform, open_platform
 from shared.runtime import Stop
 from shared.settings import Settings
 from shared.sightings import Zone
-from tests.support.detection import Fakes, frame, jpeg
+from tests.support.detection import FakeDetector, Fakes, frame, jpeg
 from tests.support.wait import until
 
 NO_MODEL = LamppostError(Kind.NOT_FOUND, "There is no model.", fix="lamppost model fetch")
@@ -355,4 +356,27 @@ async def test_it_ends_when_told_and_tells_what_it_knew(tmp_path: Path) -> None:
     assert updates[-1].ended
     assert states[-1].stopped and states[-1].analysed >= 1
     assert fakes.detector.closed
+    await platform.close()
+
+
+async def test_a_detector_that_hangs_ends_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor starts another; the sightings of this one end by silence."""
+    monkeypatch.setattr(module, "HUNG_S", 0.3)
+    monkeypatch.setattr(module, "STATUS_S", 0.1)
+    settings = Settings.model_validate({"state_dir": tmp_path, "instance": "detector-001"})
+    platform = await open_platform(settings, SystemClock(), database=False)
+    fakes = Fakes(FakeDetector(delay_s=1.5))
+    service = build(platform, settings, fakes.parts)
+    running = asyncio.create_task(service.run(Stop()))
+    await until(lambda: service.worker.facts is not None, what="the model")
+
+    async def over() -> bool:
+        await platform.bus.publish([frame("cam", platform.clock.now_us())])
+        return running.done()
+
+    await until(over, what="it ends by itself", every_s=0.1)
+    with pytest.raises(LamppostError, match="hung"):
+        await running
     await platform.close()
