@@ -168,6 +168,7 @@ class SightingIndexer:
                 # Footage that is gone has no sightings, however late they come (edge case 15).
                 if row[queries.EXPIRES] > now_us:
                     rows.append(row)
+            rows.sort(key=itemgetter(0))  # each page of the key's index is met once
             written = await queries.upsert_sightings(connection, rows)
             there = {row[0] for row in rows}
             lone = await queries.ranks(connection, news.pictures.keys() - there)
@@ -207,16 +208,17 @@ class SightingIndexer:
         that nonsense in a newer message costs no older one its row."""
         updates: dict[str, SightingUpdated] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
+        known = self._known
         fresh = [
             (rank, head, record)
             for head, record in heads
-            if (rank := head.rank) > self._known.get(head.sighting.id, NEVER)
+            if (rank := head.rank) > known.get(head.sighting.id, NEVER)
             or (head.has_picture and head.sighting.best.at_us > self._newest_us(head, pictures))
         ]
         fresh.sort(key=itemgetter(0), reverse=True)
         for rank, head, record in fresh:
             key = head.sighting.id
-            news = key not in updates and rank > self._known.get(key, NEVER)
+            news = key not in updates and rank > known.get(key, NEVER)
             picture = head.has_picture and head.sighting.best.at_us > self._newest_us(
                 head, pictures
             )
