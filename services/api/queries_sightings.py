@@ -28,6 +28,9 @@ from shared.sightings import MAX_SIGHTING_S
 
 LONGEST_US = (MAX_SIGHTING_S + 60) * SECOND_US
 """No sighting is longer: a track ends after 10 minutes, at the next frame it is in."""
+LONGEST_RECORDING_US = 900 * SECOND_US
+"""A segment is 600 s long at most (setting ingest.segment_s) and ends at a key frame. Each camera's
+index is read so far past the time asked, so that a looser bound would cost more than the rest."""
 BUCKET_US = 900 * SECOND_US
 """Counts are grouped by quarter hours: every zone's offset is a multiple of it."""
 _sighting, _camera, _zone = tables.sighting, tables.camera, tables.zone
@@ -311,7 +314,7 @@ async def covered(
         "cameras": list(camera_ids),
         "start_us": start_us,
         "end_us": end_us,
-        "limit_us": end_us + LONGEST_SEGMENT_US,
+        "limit_us": end_us + LONGEST_RECORDING_US,
         "coming_us": now_us - PENDING_US,
         "open_us": -1 if open_after_us is None else open_after_us,
     }

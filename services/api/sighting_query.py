@@ -29,7 +29,7 @@ from shared.sightings import Sighting
 
 DEFAULT_RANGE_US = DAY_US
 MAX_RANGE_US = 31 * DAY_US
-FIRST_LOOK_US = 10 * HOUR_US
+FIRST_LOOK_US = 4 * HOUR_US
 """Camera time of the first window."""
 GROWTH = 4
 MAX_LOOK_US = 62 * DAY_US
