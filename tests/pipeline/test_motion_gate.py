@@ -51,7 +51,7 @@ LEAST_EMPTY_US = 3 * SECOND_US // 2
 EDGE_US = SECOND_US
 """A hand or a shadow is there so long before the detector finds a person, and after it."""
 REMAIN = 0.98
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Frame(NamedTuple):
