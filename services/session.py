@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -25,6 +26,10 @@ from shared.domain import Camera, Role
 from shared.platform import Platform, open_platform
 from shared.runtime import Stop
 from shared.settings import Settings
+
+BESIDE_END_S = 0.3
+CLOSE_S = 0.5
+"""The last of the five seconds in which a Ctrl-C ends everything (services/supervisor.py)."""
 
 
 def state_lock(settings: Settings) -> StateLock:
@@ -114,7 +119,7 @@ async def _sit(
         finally:
             stop.set()
             end_us = await ending
-            await asyncio.wait(beside, timeout=1.0)
+            await asyncio.wait(beside, timeout=BESIDE_END_S)
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -123,7 +128,10 @@ async def _sit(
         stop.set()
         await supervisor.abandon()
         undo()
-        await platform.close()
+        # A purge under way may be deleting: what it has begun is finished at the next start.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await platform.close()
 
 
 async def _end_after(stop: Stop, supervisor: Supervisor, for_s: float | None) -> int:

@@ -31,7 +31,7 @@ from shared.runtime import Backoff, Stop
 from shared.settings import Settings
 from shared.spool import SpoolReader
 
-CHILDREN_END_S = 4.2
+CHILDREN_END_S = 3.4
 CHILDREN_END_PATIENT_S = 10.5
 DRAIN_S = 0.3
 DRAIN_PATIENT_S = 15.0

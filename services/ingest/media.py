@@ -109,5 +109,5 @@ class MediaPath(Protocol):
         ...
 
     async def close(self, reason: GapReason) -> None:
-        """Stop every camera, file every open segment, end every thread; within 4 s."""
+        """Stop every camera, file every open segment, end every thread; within 3 s."""
         ...

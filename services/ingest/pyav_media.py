@@ -34,7 +34,7 @@ from shared.domain import Camera, GapReason
 from shared.settings import Settings
 from shared.spool import RecorderSpool
 
-CLOSE_S = 4.0
+CLOSE_S = 2.5
 REST_AFTER_S = 15
 MAX_EVENTS = 20_000
 MAX_EVENT_BYTES = 64 * 1024 * 1024
