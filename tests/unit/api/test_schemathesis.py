@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from schemathesis import APIOperation, Case, GenerationMode
 
 from shared.clock import HOUR_US
+from shared.db import tables
 from shared.domain import Role
 from tests.support.api import EVERY_ROLE, NOW_US, Api, opened
+from tests.support.sightings import row, sighting
 
 ENDLESS = ("/v1/events/camera-status", "/v1/live/sightings")
 EXAMPLES = 15
@@ -50,9 +52,12 @@ class Target:
         }
         hold = (await self.client.post("/v1/holds", json=body)).json()["hold"]
         user_id = await self.api.user("victim", Role.ANALYST)
+        seen = sighting("seen-1", "mk-1", NOW_US - HOUR_US)
+        await self.api.insert(tables.sighting, row(seen, now_us=NOW_US))
         self.known = {
             "camera_id": "mk-1",
             "segment_id": segment_id,
+            "sighting_id": seen.id,
             "hold_id": hold["id"],
             "user_id": user_id,
         }
