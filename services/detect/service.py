@@ -166,6 +166,7 @@ class DetectService:
                 width=looked.width,
                 height=looked.height,
                 model=facts.name,
+                model_sha256=facts.sha256,
                 precision=facts.precision,
                 boxes=looked.boxes,
             )

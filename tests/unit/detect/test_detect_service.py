@@ -106,6 +106,7 @@ async def test_a_frame_becomes_boxes_and_a_sighting(world: World) -> None:
     await world.step()
     boxes, sighting = sorted(await world.heard(), key=lambda event: type(event).__name__)
     assert isinstance(boxes, FrameAnalysed) and isinstance(sighting, SightingUpdated)
+    assert (boxes.model, boxes.model_sha256, boxes.precision) == ("fake", "0" * 64, "f32")
     assert (boxes.camera_id, boxes.capture_us, boxes.covers_us) == ("cam", at_us, 5)
     assert (boxes.sequence, boxes.width, boxes.height, boxes.model) == (7, 64, 48, "fake")
     assert boxes.boxes[0].sighting_id == sighting.sighting.id
