@@ -9,7 +9,8 @@ PYTEST = .venv/bin/python -m pytest
 JOBS ?= 2
 PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py \
 	test_rtsp_recording.py test_rtsp_faults.py test_live_latency.py test_playback_ffprobe.py \
-	test_detection_accuracy.py test_motion_gate.py test_detect_beside.py test_detect_program.py) \
+	test_detection_accuracy.py test_tracking.py test_motion_gate.py test_detect_beside.py \
+	test_detect_program.py test_search_clips.py) \
 	tests/web
 
 .PHONY: help run test prove torture bench lint docs lock clean
@@ -27,7 +28,7 @@ test: ## Install what is needed; unit, contract, pipeline and tidy tests (ARGS='
 	$(PYTEST) -m "not slow and not servers" -n $(JOBS) $(ARGS)
 
 # With CI=true a proof that cannot run fails with its reason instead of being skipped.
-prove: ## Recording proved on real footage and on the wire, with figures (needs LAMPPOST_DATA; minutes)
+prove: ## Recording, detection and search proved on real footage and on the wire (needs LAMPPOST_DATA; minutes)
 	@$(BOOTSTRAP) test
 	@node=$$(setup/node.sh) && PATH="$$node:$$PATH" CI=true $(PYTEST) $(PROOFS) $(ARGS)
 
