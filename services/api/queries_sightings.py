@@ -1,4 +1,4 @@
-"""The SQL of searches of sightings: candidates newest first, counts, coverage, thumbnails.
+"""The SQL of searches of sightings: candidates newest first, counts, thumbnails.
 
 What stands in columns is judged inside index `ix_sighting_search`, which holds all of them, so that
 a row is read only once it is a candidate. Ranges of `start_us` begin a longest sighting before the
@@ -19,7 +19,6 @@ from services.api.access import Subject
 from services.api.queries import LONGEST_SEGMENT_US, in_scope
 from services.api.sighting_filters import Filters
 from shared.clock import SECOND_US
-from shared.coverage import PENDING_US, Coverage
 from shared.db import tables
 from shared.domain import Purpose
 from shared.intervals import Interval
@@ -28,13 +27,10 @@ from shared.sightings import MAX_SIGHTING_S
 
 LONGEST_US = (MAX_SIGHTING_S + 60) * SECOND_US
 """No sighting is longer: a track ends after 10 minutes, at the next frame it is in."""
-LONGEST_RECORDING_US = 900 * SECOND_US
-"""A segment is 600 s long at most (setting ingest.segment_s) and ends at a key frame. Each camera's
-index is read so far past the time asked, so that a looser bound would cost more than the rest."""
 BUCKET_US = 900 * SECOND_US
 """Counts are grouped by quarter hours: every zone's offset is a multiple of it."""
 _sighting, _camera, _zone = tables.sighting, tables.camera, tables.zone
-_segment, _gap, _thumbnail = tables.segment, tables.gap, tables.thumbnail
+_segment, _thumbnail = tables.segment, tables.thumbnail
 
 
 class Place(NamedTuple):
@@ -159,7 +155,7 @@ class Candidate(NamedTuple):
     data: bytes
 
 
-def _one_of(column: Any, cameras: Any) -> sa.ColumnElement[bool]:
+def one_of(column: Any, cameras: Any) -> sa.ColumnElement[bool]:
     """Whether the column is one of a JSON list of ids. As `in_`, but one parameter: hundreds of
     them cost more to write down than the rows to find."""
     ids = sa.func.json_each(cameras).table_valued("value")
@@ -167,19 +163,35 @@ def _one_of(column: Any, cameras: Any) -> sa.ColumnElement[bool]:
     return found
 
 
-def _ids(cameras: Sequence[str]) -> str:
+def ids_json(cameras: Sequence[str]) -> str:
+    """The parameter of `one_of`."""
     return msgspec.json.encode(cameras).decode()
 
 
-def _conditions(wanted: Slice) -> list[sa.ColumnElement[bool]]:
-    """Everything that columns decide, but the range of `start_us`."""
-    c, filters, (since_us, until_us) = _sighting.c, wanted.filters, wanted.span
-    found: list[sa.ColumnElement[bool]] = [
-        _one_of(c.camera_id, _ids(wanted.camera_ids)),
-        c.end_us > max(since_us, wanted.ended_after_us),
+def _base() -> list[sa.ColumnElement[bool]]:
+    """What every search asks of columns, with parameters (`_values`), so that it is made once."""
+    c = _sighting.c
+    return [
+        one_of(c.camera_id, sa.bindparam("cameras", type_=sa.Text)),
+        c.end_us > sa.bindparam("ended_us", type_=sa.BigInteger),
+        c.expires_at_us > sa.bindparam("open_us", type_=sa.BigInteger),
+        c.start_us >= sa.bindparam("low_us", type_=sa.BigInteger),
     ]
-    if wanted.open_after_us is not None:
-        found.append(c.expires_at_us > wanted.open_after_us)
+
+
+def _values(wanted: Slice, low_us: int) -> dict[str, Any]:
+    return {
+        "cameras": ids_json(wanted.camera_ids),
+        "ended_us": max(wanted.span[0], wanted.ended_after_us),
+        "open_us": -1 if wanted.open_after_us is None else wanted.open_after_us,
+        "low_us": low_us,
+    }
+
+
+def _narrowing(wanted: Slice) -> list[sa.ColumnElement[bool]]:
+    """What the filters ask of columns."""
+    c, filters, (since_us, until_us) = _sighting.c, wanted.filters, wanted.span
+    found: list[sa.ColumnElement[bool]] = []
     for column, values in (
         (c.class_name, filters.classes),
         (c.speed, filters.speeds),
@@ -206,23 +218,33 @@ def _conditions(wanted: Slice) -> list[sa.ColumnElement[bool]]:
     return found
 
 
+def _candidate_query() -> sa.Select[Any]:
+    c = _sighting.c
+    after_us = sa.bindparam("after_us", type_=sa.BigInteger)
+    return (
+        sa.select(c.id, c.camera_id, c.start_us, c.end_us, c.expires_at_us, c.ended, c.data)
+        .where(
+            *_base(),
+            c.start_us <= after_us,
+            sa.or_(c.start_us < after_us, c.id < sa.bindparam("after_id", type_=sa.Text)),
+        )
+        .order_by(c.start_us.desc(), c.id.desc())
+        .limit(sa.bindparam("most", type_=sa.Integer))
+    )
+
+
+_CANDIDATES = _candidate_query()
+
+
 async def candidates(
     connection: AsyncConnection, wanted: Slice, low_us: int, after: Position, limit: int
 ) -> list[Candidate]:
     """Rows that begin at or after `low_us` and come after the position, newest first."""
-    c = _sighting.c
-    query = (
-        sa.select(c.id, c.camera_id, c.start_us, c.end_us, c.expires_at_us, c.ended, c.data)
-        .where(
-            *_conditions(wanted),
-            c.start_us >= low_us,
-            c.start_us <= after.start_us,
-            sa.or_(c.start_us < after.start_us, c.id < after.id),
-        )
-        .order_by(c.start_us.desc(), c.id.desc())
-        .limit(limit)
-    )
-    return [Candidate(*row) for row in (await connection.execute(query)).all()]
+    narrowing = _narrowing(wanted)
+    query = _CANDIDATES.where(*narrowing) if narrowing else _CANDIDATES
+    values = _values(wanted, low_us)
+    values |= {"after_us": after.start_us, "after_id": after.id, "most": limit}
+    return [Candidate(*row) for row in (await connection.execute(query, values)).all()]
 
 
 async def counts(
@@ -235,10 +257,11 @@ async def counts(
     bucket = (begin // sa.literal_column(str(BUCKET_US))).label("bucket")
     query = (
         sa.select(bucket, sa.func.count())
-        .where(*_conditions(wanted), c.start_us >= low_us, c.start_us < high_us)
+        .where(*_base(), c.start_us < high_us, *_narrowing(wanted))
         .group_by(bucket)
     )
-    return {int(key) * BUCKET_US: int(n) for key, n in (await connection.execute(query)).all()}
+    found = await connection.execute(query, _values(wanted, low_us))
+    return {int(key) * BUCKET_US: int(n) for key, n in found.all()}
 
 
 async def one(connection: AsyncConnection, sighting_id: str) -> Candidate | None:
@@ -257,117 +280,6 @@ async def thumbnail(connection: AsyncConnection, sighting_id: str) -> tuple[int,
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else (row[0], row[1])
-
-
-def _coverage_query() -> sa.Select[Any]:
-    """By camera: recorded, analysed, gated, dropped and coming microseconds of [start, end), and
-    the newest end. Made once: making it costs more than running it for an hour of one camera."""
-    c = _segment.c
-    start = sa.bindparam("start_us", type_=sa.BigInteger)
-    end = sa.bindparam("end_us", type_=sa.BigInteger)
-    length = sa.case((c.effective_end_us > end, end), else_=c.effective_end_us) - sa.case(
-        (c.effective_start_us < start, start), else_=c.effective_start_us
-    )
-    whole = c.end_us - c.start_us
-    decided = c.analysed_us.is_not(None)
-
-    def shared(column: Any) -> Any:
-        part = sa.case((length == whole, column), else_=column * 1.0 * length / whole)
-        return sa.func.coalesce(sa.func.sum(sa.case((decided, part), else_=0)), 0)
-
-    coming = sa.and_(c.analysed_us.is_(None), c.end_us > sa.bindparam("coming_us"))
-    return (
-        sa.select(
-            c.camera_id,
-            sa.func.sum(length),
-            shared(c.analysed_us),
-            shared(c.gated_us),
-            shared(c.dropped_us),
-            sa.func.sum(sa.case((coming, length), else_=0)),
-            sa.func.max(c.effective_end_us),
-        )
-        .where(
-            _one_of(c.camera_id, sa.bindparam("cameras", type_=sa.Text)),
-            c.state == "live",
-            c.end_us > start,
-            c.end_us < sa.bindparam("limit_us"),
-            c.effective_end_us > start,
-            c.effective_start_us < end,
-            c.expires_at_us > sa.bindparam("open_us"),
-        )
-        .group_by(c.camera_id)
-    )
-
-
-_COVERAGE = _coverage_query()
-
-
-async def covered(
-    connection: AsyncConnection,
-    camera_ids: Sequence[str],
-    span: Interval,
-    now_us: int,
-    open_after_us: int | None,
-) -> Coverage:
-    """The cameras' coverage of the span, summed in SQL; the same rule as shared.coverage, which is
-    for one camera's rows. Effective intervals of a camera's segments do not overlap."""
-    start_us, end_us = span[0], min(span[1], now_us)
-    if end_us <= start_us or not camera_ids:
-        return Coverage()
-    values = {
-        "cameras": _ids(camera_ids),
-        "start_us": start_us,
-        "end_us": end_us,
-        "limit_us": end_us + LONGEST_RECORDING_US,
-        "coming_us": now_us - PENDING_US,
-        "open_us": -1 if open_after_us is None else open_after_us,
-    }
-    newest: dict[str, int] = {}
-    recorded = analysed = gated = dropped = pending = 0
-    for row in (await connection.execute(_COVERAGE, values)).all():
-        newest[row[0]] = int(row[6])
-        recorded += int(row[1])
-        analysed, gated, dropped = (
-            analysed + int(row[2]),
-            gated + int(row[3]),
-            dropped + int(row[4]),
-        )
-        pending += int(row[5])
-    tail = await _tail(connection, camera_ids, (start_us, end_us), now_us, newest)
-    asked = len(camera_ids) * (end_us - start_us)
-    return Coverage(
-        analysed_us=analysed,
-        gated_us=gated,
-        dropped_us=dropped,
-        pending_us=pending + tail,
-        unknown_us=max(0, recorded - analysed - gated - dropped - pending),
-        not_recorded_us=max(0, asked - recorded - tail),
-    )
-
-
-async def _tail(
-    connection: AsyncConnection,
-    camera_ids: Sequence[str],
-    span: Interval,
-    now_us: int,
-    newest: dict[str, int],
-) -> int:
-    """Camera time after each camera's newest row whose own row is still to come."""
-    start_us, end_us = span
-    if end_us <= now_us - PENDING_US:
-        return 0
-    c = _gap.c
-    query = (
-        sa.select(c.camera_id, sa.func.max(c.end_us))
-        .where(_one_of(c.camera_id, _ids(camera_ids)), c.end_us > start_us, c.start_us < end_us)
-        .group_by(c.camera_id)
-    )
-    gaps = {row[0]: int(row[1]) for row in (await connection.execute(query)).all()}
-    earliest_us = max(start_us, now_us - PENDING_US)
-    return sum(
-        max(0, end_us - max(earliest_us, newest.get(name, 0), gaps.get(name, 0)))
-        for name in camera_ids
-    )
 
 
 async def seen_segments(

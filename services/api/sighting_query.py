@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 from fastapi import Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api import pagination, queries_sightings, times
+from services.api import pagination, queries_coverage, queries_sightings, times
 from services.api.access import Why
 from services.api.context import ApiContext
 from services.api.deps import Granted
@@ -251,7 +251,7 @@ async def covered(
     search: Search, connection: AsyncConnection, view: Eye, looked: Interval
 ) -> Coverage:
     """How much of what was looked through anybody looked at."""
-    return await queries_sightings.covered(
+    return await queries_coverage.covered(
         connection,
         search.scope.camera_ids,
         looked,
