@@ -35,6 +35,8 @@ def problems(summary: dict[str, Any], cameras: int, seconds: float) -> list[str]
         (summary["recorded_s"] <= cameras * (seconds + 1), "recorded_s is over the time"),
         (summary["unaccounted_s"] <= UNACCOUNTED_S, "unaccounted_s"),
         (summary["segments"] >= cameras, "segments"),
+        (summary["frames_analysed"] > 0, "frames_analysed: detection never began"),
+        (summary["sightings"] > 0, "sightings"),
         (summary["errors"] == 0, "errors"),
         (str(summary["url"]).startswith("http://"), "url"),
     )
