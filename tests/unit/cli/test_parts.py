@@ -241,13 +241,14 @@ def test_a_folder_without_usable_clips_says_which_and_why(tmp_path: Path) -> Non
 def test_the_judge_of_a_run_notices_each_shortfall() -> None:
     good = {
         "cameras_recording": 15, "recorded_s": 800.0, "gap_s": 50.0, "unaccounted_s": 0.0,
-        "segments": 30, "frames_analysed": 0, "sightings": 0, "purged": 0, "errors": 0,
+        "segments": 30, "frames_analysed": 400, "sightings": 90, "purged": 0, "errors": 0,
         "url": "http://127.0.0.1:8600",
     }  # fmt: skip
     assert problems(good, 15, 60) == []
     for name, value in (
         ("cameras_recording", 14), ("recorded_s", 100.0), ("recorded_s", 1e6),
         ("unaccounted_s", 5.0), ("segments", 3), ("errors", 1), ("url", ""),
+        ("frames_analysed", 0), ("sightings", 0),
     ):  # fmt: skip
         assert problems({**good, name: value}, 15, 60), name
     assert problems({"url": "x"}, 15, 60)
