@@ -1,25 +1,19 @@
 """A recorder's internal HTTP: what it still holds, live fragments, and the connection test.
 
-Listens on 127.0.0.1, any free port, and answers only to the installation's internal key: the api
-asks, nobody else. Memory does not grow with what is sent, and no reader slows recording. See
-docs/architecture.md, "Playback and live".
+The routes; shared/internal_http.py listens and asks for the key. Memory does not grow with what is
+sent, and no reader slows recording. See docs/architecture.md, "Playback and live".
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hmac
 import inspect
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from io import FileIO
 from typing import Any
 
 import msgspec
-import uvicorn
-from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -28,9 +22,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ingest.live import LiveHub
 from services.ingest.spool_view import Listed, SpoolView, open_listed
-from shared import log, metrics
 from shared.domain import Camera
 from shared.errors import Kind, LamppostError
+from shared.internal_http import METRICS_ROUTE, InternalServer, KeyCheck, problem
 from shared.spool import RecorderSpool
 
 PIECE_BYTES = 256 * 1024
@@ -38,8 +32,6 @@ MAX_BODY_BYTES = 256 * 1024
 SEND_TIMEOUT_S = 10.0
 TEST_TIMEOUT_S = 11.0
 MAX_TESTS = 2
-MAX_CONNECTIONS = 256
-END_TIMEOUT_S = 1
 MAX_DIGITS = 19
 
 Probe = Callable[[Camera], Any]
@@ -74,23 +66,6 @@ class Sending(StreamingResponse):
                 await send(message)
 
         await super().stream_response(timely)
-
-
-class KeyCheck:
-    """Refuses every request without the internal key, compared in constant time."""
-
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app = app
-        self._expected = b"Bearer " + key.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                error = LamppostError(Kind.UNAUTHENTICATED, "The internal key is needed.")
-                await _problem(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class Answers:
@@ -164,10 +139,6 @@ class Answers:
                 media_type="application/json",
             )
 
-    async def numbers(self, _request: Request) -> Response:
-        """This process's metrics."""
-        return Response(generate_latest(metrics.REGISTRY), media_type="text/plain; version=0.0.4")
-
 
 def build_app(
     hub: LiveHub, spool: RecorderSpool, *, recorder: str, key: str, probe: Probe
@@ -177,7 +148,7 @@ def build_app(
 
     async def known(_request: Request, error: Exception) -> Response:
         assert isinstance(error, LamppostError)
-        return _problem(error)
+        return problem(error)
 
     app = Starlette(
         routes=[
@@ -185,11 +156,16 @@ def build_app(
             Route("/internal/segments/{segment_id}/bytes", answers.content),
             Route("/internal/live", answers.live),
             Route("/internal/test", answers.test, methods=["POST"]),
-            Route("/internal/metrics", answers.numbers),
+            METRICS_ROUTE,
         ],
         exception_handlers={LamppostError: known},
     )
     return KeyCheck(app, key)
+
+
+def server_of(app: ASGIApp) -> InternalServer:
+    """Who listens for a recorder."""
+    return InternalServer(app, "ingest.http")
 
 
 def _text(request: Request, name: str) -> str:
@@ -258,60 +234,3 @@ async def _probed(probe: Probe, camera: Camera) -> Any:
             return await asyncio.to_thread(probe, camera)
     except TimeoutError:
         return {"ok": False, "reason": "unreachable", "detail": "No answer in time."}
-
-
-def _problem(error: LamppostError) -> Response:
-    body = {
-        "type": "about:blank",
-        "title": error.kind.value,
-        "status": error.status,
-        "detail": str(error),
-    }
-    return Response(msgspec.json.encode(body), error.status, media_type="application/problem+json")
-
-
-class _Quiet(uvicorn.Server):
-    """Leaves signals to the process: the service stops the server in its turn."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class RecorderServer:
-    """The listening socket and its task."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._socket: socket.socket | None = None
-        self._server = _Quiet(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                log_level="critical",
-                access_log=False,
-                lifespan="off",
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=END_TIMEOUT_S,
-                server_header=False,
-            )
-        )
-        self._task: asyncio.Task[None] | None = None
-        self._log = log.get("ingest.http")
-
-    async def start(self) -> str:
-        """Listen; the base URL. OSError when no port is to be had."""
-        listening = self._socket = socket.create_server(("127.0.0.1", 0))
-        self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    async def stop(self) -> None:
-        """Stop listening, and cut off who still reads."""
-        self._server.should_exit = True
-        if self._task is not None:
-            done, _ = await asyncio.wait({self._task}, timeout=END_TIMEOUT_S + 0.5)
-            if not done:
-                self._log.warning("open requests were cut off")
-                self._task.cancel()
-                await asyncio.gather(self._task, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.close()

@@ -36,7 +36,7 @@ from shared.settings import Settings
 from shared.spool import RecorderSpool
 
 if TYPE_CHECKING:
-    from services.ingest.recorder_http import RecorderServer
+    from shared.internal_http import InternalServer
 
 EVENTS_WAIT_S = 0.5
 LAST_WORDS_S = 0.5
@@ -83,7 +83,7 @@ class IngestService:
             asyncio.create_task(self._out.send_accounts(ended)),
         ]
         everything = [following, *moving]
-        server: RecorderServer | None = None
+        server: InternalServer | None = None
         try:
             # Recording first; who listens can wait for the server and what it imports.
             server = await self._listen()
@@ -106,7 +106,7 @@ class IngestService:
             if isinstance(result, Exception):
                 raise result
 
-    async def _listen(self) -> RecorderServer | None:
+    async def _listen(self) -> InternalServer | None:
         http = await asyncio.to_thread(importlib.import_module, "services.ingest.recorder_http")
         app = http.build_app(
             self._hub,
@@ -115,7 +115,7 @@ class IngestService:
             key=self._internal_key,
             probe=self._probe,
         )
-        server: RecorderServer = http.RecorderServer(app)
+        server: InternalServer = http.server_of(app)
         try:
             self._book.url = await server.start()
         except OSError as error:

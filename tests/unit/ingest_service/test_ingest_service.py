@@ -309,7 +309,7 @@ async def test_a_recorder_that_cannot_listen_records(
     async def refused(_self: object) -> str:
         raise OSError("no port is free")
 
-    monkeypatch.setattr("services.ingest.recorder_http.RecorderServer.start", refused)
+    monkeypatch.setattr("shared.internal_http.InternalServer.start", refused)
     await world.configure(camera("a"))
     world.start()
     said = await world.until_state("a", RecordingState.CONNECTING)

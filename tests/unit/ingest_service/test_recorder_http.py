@@ -14,7 +14,7 @@ import pytest
 
 from services.ingest import recorder_http
 from services.ingest.live import MAX_QUEUE_ITEMS, MAX_VIEWERS, LiveHub
-from services.ingest.recorder_http import RecorderServer, build_app, wanted
+from services.ingest.recorder_http import build_app, server_of, wanted
 from services.ingest.spool_view import Listed, SpoolView
 from shared.clock import SECOND_US
 from shared.domain import Camera
@@ -58,7 +58,7 @@ class Recorder:
 @pytest.fixture
 async def recorder(tmp_path: Path) -> AsyncIterator[Recorder]:
     made = Recorder(tmp_path)
-    server = RecorderServer(
+    server = server_of(
         build_app(made.hub, made.spool, recorder="recorder-1", key=KEY, probe=made.probe)
     )
     made.url = await server.start()
