@@ -145,6 +145,8 @@ class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_fie
     """Which process of this worker speaks: its counts begin anew with each."""
     sightings: int = 0
     """Begun since its start."""
+    url: str = ""
+    """Where its metrics are, for the api alone; empty while it cannot listen."""
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True):

@@ -57,7 +57,7 @@ class Viewer:
 
 
 def data_of(event: StatusEvent, context: ApiContext) -> tuple[str, bytes]:
-    """Event name and JSON; recorder addresses stay inside."""
+    """Event name and JSON; addresses of processes stay inside."""
     zone = context.zone
     if isinstance(event, StatusChanged):
         return "camera.status", status_out(event, context).model_dump_json().encode()

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 
 from services.detect.analyst import Analyst, Looked, Parts, product
 from services.detect.detector import ModelFacts
+from services.detect.endpoint import Endpoint
 from services.detect.frame_queue import TOO_OLD, Frame, FrameQueue
 from services.detect.progress import Progress
 from services.detect.results import Results
@@ -71,6 +72,7 @@ class DetectService:
         self._zones = ZonesFeed(self._bus, self._clock)
         self._results = Results(self._bus, self._clock, self._member)
         self._progress = Progress()
+        self._endpoint = Endpoint(platform.internal_key)
         analyst = Analyst(settings, self._clock, parts)
         self.worker = Worker(
             analyst, self._queue, self._zones, self._clock, batch=settings.detect.batch
@@ -96,6 +98,7 @@ class DetectService:
             "zones": self._zones.run(stop),
         }
         tasks = {asyncio.create_task(work, name=name) for name, work in named.items()}
+        self._endpoint.begin()
         try:
             # None of them ends by itself: the first that does ends the process, to begin anew.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -105,7 +108,7 @@ class DetectService:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._end()
+            await asyncio.gather(self._end(), self._endpoint.close())
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -217,6 +220,7 @@ class DetectService:
             stopped=stopped,
             started_us=self._started_us,
             sightings=self._sightings,
+            url=self._endpoint.url,
         )
 
     def _take(self, record: Record) -> None:
