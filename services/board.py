@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared import metrics
 from shared.bus import Record
 from shared.clock import SECOND_US
 from shared.domain import RecordingState
@@ -96,17 +95,16 @@ class Board:
 
     def _take_detector(self, event: DetectorStatus) -> None:
         """A worker that was started again counts anew: its processes are told apart."""
-        known, before = self.detectors.get(event.worker), 0
+        known = self.detectors.get(event.worker)
         if known is not None and known.started_us == event.started_us:
-            before, took_us = known.analysed, event.at_us - known.at_us
+            took_us = event.at_us - known.at_us
             if took_us > 0 and not event.stopped:
-                self._rates[event.worker] = (event.analysed - before) * SECOND_US / took_us
+                frames = event.analysed - known.analysed
+                self._rates[event.worker] = frames * SECOND_US / took_us
         elif known is not None:
             analysed, sightings = self._before
             self._before = analysed + known.analysed, sightings + known.sightings
             self._rates.pop(event.worker, None)
-        # The workers are other processes: here is where their frames reach `/metrics`.
-        metrics.FRAMES_ANALYSED.inc(max(0, event.analysed - before))
         self.detectors[event.worker] = event
 
     @property

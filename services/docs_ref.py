@@ -105,7 +105,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics\n",
         NOTE.rstrip() + "\n",
-        "`GET /metrics` of the api; in Prometheus' format. Counters end in `_total` there.\n",
+        "`GET /metrics` of the api; in Prometheus' format. Counters end in `_total` there. What a"
+        " recorder or detect worker counts has its name as label `process`.\n",
         "| metric | type | labels | what |",
         "|---|---|---|---|",
     ]

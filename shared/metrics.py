@@ -28,6 +28,11 @@ def _histogram(
 
 
 BUILD_INFO = _gauge("lamppost_build_info", "1, with the version that runs.", ("version", "service"))
+PROCESS_UP = _gauge(
+    "lamppost_process_up",
+    "1 where a recorder's or detect worker's metrics are in this answer, 0 where they are missing.",
+    ("process",),
+)
 
 CAMERA_UP = _gauge("lamppost_camera_recording", "1 while the camera is recorded.", ("camera",))
 CAMERA_CLOCK_OFFSET = _gauge(

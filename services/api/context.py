@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.api import queries
 from services.api.limits import LoginLimiter
 from services.api.media import Media
+from services.api.process_metrics import ProcessMetrics
 from services.api.recorders import RecorderDirectory
 from shared import civil
 from shared.clock import SECOND_US, Clock
@@ -29,6 +30,7 @@ class ApiContext:
     logins: LoginLimiter = field(init=False)
     media: Media = field(init=False)
     """Sessions and footage of the media routes; the service runs `media.run(stop)`."""
+    metrics: ProcessMetrics = field(init=False)
     stop: Stop = field(default_factory=Stop)
     """Set when the api ends: every open stream ends with it, within a second."""
     streams: int = 0
@@ -40,6 +42,7 @@ class ApiContext:
     def __post_init__(self) -> None:
         self.logins = LoginLimiter(self.clock)
         self.media = Media(self.platform, self.settings, self.recorders)
+        self.metrics = ProcessMetrics(self.recorders, self.platform.internal_key)
         self._wall_start_us = self.clock.now_us()
         self._mono_start_us = self.clock.monotonic_us()
 

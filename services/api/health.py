@@ -1,4 +1,7 @@
-"""Liveness, readiness and metrics: open to everybody, and telling nothing about anybody."""
+"""Liveness, readiness and metrics: open to everybody, and telling nothing about anybody.
+
+Metrics name cameras, by their ids, and the processes of the installation.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,13 @@ import asyncio
 from collections.abc import Awaitable
 
 from fastapi import APIRouter, Depends
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from services.api.deps import Context, Public
-from shared import metrics
 from shared.errors import LamppostError
 
 CHECK_TIMEOUT_S = 2.0
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter(tags=["health"])
 
 
@@ -62,6 +64,7 @@ async def readyz(context: Context) -> Response:
     dependencies=[Depends(Public("Prometheus scrapes it"))],
     response_class=Response,
 )
-async def read_metrics() -> Response:
-    """Every metric of docs/ref/metrics.md."""
-    return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+async def read_metrics(context: Context) -> Response:
+    """Every metric of docs/ref/metrics.md, of this process and, with label `process`, of each
+    recorder and detect worker."""
+    return Response(await context.metrics.read(), media_type=TEXT)

@@ -1,4 +1,5 @@
-"""Where each camera's recorder is and what it does, kept in memory from topic `camera-status`.
+"""Where each camera's recorder is and what it does, kept in memory from topic `camera-status`, and
+where detect workers are.
 
 Recorders repeat their state every few seconds (`ingest.status_interval_s`), so a directory that
 starts at the log's end knows everything within one interval. What was not repeated for three
@@ -15,6 +16,7 @@ from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 from shared.messages import (
     CAMERA_STATUS,
+    DetectorStatus,
     RecorderStatus,
     StatusChanged,
     StatusEvent,
@@ -24,6 +26,9 @@ from shared.runtime import Backoff, Stop
 
 MAX_CAMERAS = 20_000
 MAX_RECORDERS = 2_000
+MAX_DETECTORS = 2_000
+DETECTOR_STALE_S = 17
+"""Detect workers speak every five seconds, whatever recorders are set to."""
 
 
 class CameraState(NamedTuple):
@@ -35,7 +40,7 @@ class CameraState(NamedTuple):
 
 
 class RecorderDirectory:
-    """Follows the recorders; reads never wait."""
+    """Follows recorders and detect workers; reads never wait."""
 
     def __init__(self, bus: Bus, clock: Clock, *, status_interval_s: float = 5.0) -> None:
         self._bus = bus
@@ -43,6 +48,7 @@ class RecorderDirectory:
         self._stale_us = round(3 * status_interval_s * SECOND_US) + 2 * SECOND_US
         self._cameras: dict[str, StatusChanged] = {}
         self._recorders: dict[str, RecorderStatus] = {}
+        self._detectors: dict[str, DetectorStatus] = {}
         self._heard_us: dict[str, int] = {}
         self._log = log.get("api.recorders")
 
@@ -77,6 +83,17 @@ class RecorderDirectory:
             item for name, item in self._recorders.items() if not self._is_stale(f"recorder:{name}")
         ]
 
+    def processes(self) -> dict[str, str]:
+        """Recorders and detect workers alive, and where each has its metrics: empty where it
+        cannot listen. A worker named as a recorder is (both run by hand) is told apart."""
+        found = {item.recorder: item.url for item in self.recorders() if not item.stopped}
+        for name, item in self._detectors.items():
+            if not item.stopped and not self._is_stale(
+                f"detector:{name}", DETECTOR_STALE_S * SECOND_US
+            ):
+                found[f"{name}-detect" if name in self._recorders else name] = item.url
+        return found
+
     def apply(self, event: StatusEvent) -> None:
         """Take one event in; an older word than the one known is ignored."""
         now = self._clock.monotonic_us()
@@ -93,10 +110,16 @@ class RecorderDirectory:
                 return
             self._recorders[event.recorder] = event
             self._heard_us[f"recorder:{event.recorder}"] = now
+        elif isinstance(event, DetectorStatus):
+            if event.worker not in self._detectors and len(self._detectors) >= MAX_DETECTORS:
+                return
+            self._detectors[event.worker] = event
+            self._heard_us[f"detector:{event.worker}"] = now
 
-    def _is_stale(self, key: str) -> bool:
+    def _is_stale(self, key: str, after_us: int | None = None) -> bool:
         heard = self._heard_us.get(key)
-        return heard is None or self._clock.monotonic_us() - heard > self._stale_us
+        limit_us = self._stale_us if after_us is None else after_us
+        return heard is None or self._clock.monotonic_us() - heard > limit_us
 
     def take(self, records: list[Record]) -> None:
         """Apply records of the bus; an unreadable one is counted and set aside."""

@@ -111,6 +111,7 @@ class ApiService:
             for task in late:
                 task.cancel()
             await asyncio.gather(waiting, *tasks, return_exceptions=True)
+            await context.metrics.close()
             self._socket.close()
 
 
