@@ -253,10 +253,17 @@ def said(coverage: dict[str, Any]) -> str:
         if coverage[f"{name}_s"] > 0
     ]
     return (
-        f"Looked at: {coverage['looked_share']:.1%} of {asked / 3600:.1f} h on"
+        f"Looked at: {coverage['looked_share']:.1%} of {long(asked)} on"
         f" {coverage['cameras']} cameras from {coverage['start'][:19]} to {coverage['end'][:19]}"
         f" ({', '.join(parts)})."
     )
+
+
+def long(seconds: float) -> str:
+    """A length of time in the unit that a person would say it in."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 HEADS = ["start", "camera", "class", "dwell", "speed", "colours", "zones and lines", "sure", "id"]

@@ -169,3 +169,8 @@ def test_live_goes_on_where_the_stream_ended(remote: Callable[[Any], Remote]) ->
     assert caught.value.kind is Kind.UNAVAILABLE
     assert found == ["s1", "s2"]
     assert asked == [None, "0-19", "0-29"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7200, "2.0 h"), (90, "1.5 min"), (5, "5 s")])
+def test_a_length_of_time_is_said_in_its_own_unit(seconds: float, text: str) -> None:
+    assert search.long(seconds) == text
