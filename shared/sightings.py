@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from enum import StrEnum
+from typing import Literal, get_args
 
 import msgspec
 
@@ -15,7 +16,7 @@ from shared import geometry
 from shared.domain import Point
 from shared.geometry import Timed
 
-CLASSES = (
+ClassName = Literal[
     "person",
     "bicycle",
     "car",
@@ -27,7 +28,8 @@ CLASSES = (
     "backpack",
     "suitcase",
     "umbrella",
-)
+]
+CLASSES: tuple[str, ...] = get_args(ClassName)
 """COCO's names that are kept unless a setting says fewer."""
 GROUPS = {
     "person": "person",

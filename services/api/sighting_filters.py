@@ -21,7 +21,7 @@ from shared.domain import Point, SiteKind
 from shared.errors import Kind, LamppostError
 from shared.geometry import Crossing, Timed
 from shared.intervals import Interval
-from shared.sightings import CLASSES, MAX_SIGHTING_S, Colour, Sighting, Speed, timed
+from shared.sightings import MAX_SIGHTING_S, ClassName, Colour, Sighting, Speed, timed
 
 MAX_CAMERAS = 700
 MAX_POINTS = 64
@@ -29,20 +29,6 @@ MAX_NAMES = 20
 LEFT_TO_RIGHT, RIGHT_TO_LEFT = "left_to_right", "right_to_left"
 SIGNS = {LEFT_TO_RIGHT: 1, RIGHT_TO_LEFT: -1}
 Box = tuple[float, float, float, float]
-ClassName = Literal[
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "bus",
-    "truck",
-    "dog",
-    "handbag",
-    "backpack",
-    "suitcase",
-    "umbrella",
-]
-assert ClassName.__args__ == CLASSES  # type: ignore[attr-defined]
 Numbers = Annotated[str, StringConstraints(max_length=2_000)]
 
 
