@@ -27,18 +27,32 @@ IN_PROCESS = ("archive", "retention", "api")
 CHILDREN = ("ingest", "detect")
 """Processes of their own, without a database: they go on whatever it does."""
 SERVICES = (*CHILDREN, *IN_PROCESS)
+ROLES = {"archive": ("all", "spool", "index")}
+"""Services that can be split: `--spool` runs beside a recorder, `--index` by replicas."""
 LOCK_WAIT_S = 8.0
 
 
-def build(name: str, platform: Platform, settings: Settings) -> Service:
+def build(name: str, platform: Platform, settings: Settings, role: str = "all") -> Service:
     """A service by its name; the only place that turns names into services."""
+    check_role(name, role)
+    module = importlib.import_module(f"services.{name}.service")
+    parts = {"role": role} if name in ROLES else {}
+    service: Service = module.build(platform, settings, **parts)
+    return service
+
+
+def check_role(name: str, role: str) -> None:
+    """INVALID for a service or role that there is not."""
     if name not in SERVICES:
         raise LamppostError(
             Kind.INVALID, f"There is no service {name!r}.", fix=f"One of: {', '.join(SERVICES)}."
         )
-    module = importlib.import_module(f"services.{name}.service")
-    service: Service = module.build(platform, settings)
-    return service
+    if role not in ROLES.get(name, ("all",)):
+        raise LamppostError(
+            Kind.INVALID,
+            f"Service {name} has no role {role!r}.",
+            fix="Only archive has roles: --spool or --index.",
+        )
 
 
 def on_signals(stop: Stop, harder: Callable[[], None]) -> Callable[[], None]:
@@ -68,11 +82,12 @@ def version() -> str:
     return "0"
 
 
-async def run_one(name: str, settings: Settings, parent: int | None) -> None:
+async def run_one(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:
     """`lamppost run ingest` and the like: one service in this process."""
     stop = Stop()
     undo = on_signals(stop, lambda: os._exit(130))
-    lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{name}.lock", name)
+    part = name if role == "all" else f"{name}-{role}"
+    lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{part}.lock", part)
     try:
         platform = await open_platform(settings, database=name not in CHILDREN)
         clock = platform.clock
@@ -82,7 +97,7 @@ async def run_one(name: str, settings: Settings, parent: int | None) -> None:
         )
         metrics.BUILD_INFO.labels(version(), name).set(1)
         try:
-            await build(name, platform, settings).run(stop)
+            await build(name, platform, settings, role).run(stop)
         finally:
             if watching is not None:
                 watching.cancel()
@@ -92,14 +107,15 @@ async def run_one(name: str, settings: Settings, parent: int | None) -> None:
         undo()
 
 
-def run(name: str, settings: Settings, parent: int | None) -> None:
+def run(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:
     """Run it to its end. With a parent, end with it."""
+    check_role(name, role)
     log.configure(settings.log)
     if parent is not None:
         children.end_with_parent(parent)
     if name == detectors.TRADE.service:
         detectors.step_back(settings.detect.nice)
-    asyncio.run(run_one(name, settings, parent))
+    asyncio.run(run_one(name, settings, parent, role))
 
 
 def run_child(name: str, parent: int) -> int:

@@ -1,7 +1,8 @@
 """HTTP between the processes of one installation: recorders and detect workers answer the api.
 
-Listens on 127.0.0.1, any free port, and answers only to the installation's internal key. Imported
-late by those who listen: recording and looking come first. See docs/architecture.md, "Processes".
+Listens where section `internal` of the settings says (127.0.0.1, any free port), and answers only
+to the installation's internal key. Imported late by those who listen: recording and looking come
+first. See docs/architecture.md, "Processes".
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import log, metrics
 from shared.errors import Kind, LamppostError
+from shared.settings import Internal
 
 MAX_CONNECTIONS = 256
 END_TIMEOUT_S = 1
@@ -81,7 +83,8 @@ class _Quiet(uvicorn.Server):
 class InternalServer:
     """The listening socket and its task."""
 
-    def __init__(self, app: ASGIApp, log_name: str) -> None:
+    def __init__(self, app: ASGIApp, log_name: str, settings: Internal | None = None) -> None:
+        self._settings = settings or Internal()
         self._socket: socket.socket | None = None
         self._server = _Quiet(
             uvicorn.Config(
@@ -100,11 +103,14 @@ class InternalServer:
         self._log = log.get(log_name)
 
     async def start(self) -> str:
-        """Listen; the base URL. OSError when no port is to be had."""
-        listening = self._socket = socket.create_server(("127.0.0.1", 0))
+        """Listen; the base URL by which others reach it. OSError when no port is to be had."""
+        at = self._settings
+        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+        listening = self._socket = socket.create_server((at.host, at.port), family=family)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._task.add_done_callback(self._ended)
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+        host = at.advertised or at.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     async def stop(self, within_s: float = END_TIMEOUT_S + 0.5) -> None:
         """Stop listening, and cut off who still reads after `within_s`."""

@@ -42,36 +42,67 @@ async def open_platform(
 ) -> Platform:
     """Open the adapters that the settings name. Does not migrate. `database=False` is for a process
     that never uses one, such as a recorder: its first use there is INTERNAL."""
-    from shared.blobs.files import FileBlobs
+    clock = clock or SystemClock()
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = _internal_key(settings)
+    opened = _database(settings, clock) if database else NoDatabase()
+    try:
+        blobs = await _blobs(settings, clock)
+        try:
+            bus = await _bus(settings, clock)
+        except BaseException:
+            await blobs.close()
+            raise
+    except BaseException:
+        await opened.close()
+        raise
+    return Platform(clock=clock, bus=bus, blobs=blobs, database=opened, internal_key=key)
+
+
+# Imports of adapters stand in these functions: each process loads only what it uses, and recorders
+# start without the heaviest of all, a database driver.
+
+
+async def _bus(settings: Settings, clock: Clock) -> Bus:
+    if settings.stores.bus == "kafka":
+        from shared.bus.kafka import open_bus
+
+        return await open_bus(settings, clock)
     from shared.bus.embedded import EmbeddedBus
 
-    clock = clock or SystemClock()
-    if settings.stores.database != "sqlite":
-        raise LamppostError(
-            Kind.NOT_BUILT,
-            "Only the embedded database is built.",
-            fix="Leave stores.database at sqlite.",
-        )
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Platform(
+    return await EmbeddedBus.open(
+        settings.state_dir / "bus.db",
         clock=clock,
-        bus=await EmbeddedBus.open(
-            settings.state_dir / "bus.db",
-            clock=clock,
-            partitions=settings.stores.bus_partitions,
-            session_timeout_s=settings.stores.session_timeout_s,
-        ),
-        blobs=FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock),
-        database=_database(settings, clock) if database else NoDatabase(),
-        internal_key=internal_key(settings.state_dir / "secrets" / "internal.key"),
+        partitions=settings.stores.bus_partitions,
+        session_timeout_s=settings.stores.session_timeout_s,
     )
 
 
+async def _blobs(settings: Settings, clock: Clock) -> Blobs:
+    if settings.stores.blobs == "s3":
+        from shared.blobs.s3 import open_blobs
+
+        return await open_blobs(settings, clock)
+    from shared.blobs.files import FileBlobs
+
+    return FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock)
+
+
 def _database(settings: Settings, clock: Clock) -> Database:
-    # Only here: the driver is the heaviest import of all, and recorders do without.
+    if settings.stores.database == "postgresql":
+        from shared.db.postgres import open_database
+
+        return open_database(settings, clock)
     from shared.db.sqlite import SqliteDatabase
 
     return SqliteDatabase(settings.state_dir / "lamppost.db", clock=clock)
+
+
+def _internal_key(settings: Settings) -> str:
+    given = settings.stores.internal_key_file
+    if given is not None:
+        return read_key(settings.path(given), fix="stores.internal_key_file names the key's file.")
+    return internal_key(settings.state_dir / "secrets" / "internal.key")
 
 
 class NoDatabase:
@@ -108,9 +139,17 @@ def internal_key(path: Path) -> str:
             file.write(secrets.token_urlsafe(32))
     except FileExistsError:
         pass
-    key = path.read_text("ascii").strip()
-    if len(key) < 32:
+    return read_key(path, fix="Remove it; a new one is made.")
+
+
+def read_key(path: Path, *, fix: str) -> str:
+    """A key of at least 32 characters that stands in a file; INVALID else."""
+    try:
+        key = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise LamppostError(
-            Kind.INVALID, f"{path} holds no usable key.", fix="Remove it; a new one is made."
-        )
+            Kind.INVALID, f"Cannot read the key {path}: {error}.", fix=fix
+        ) from error
+    if len(key) < 32:
+        raise LamppostError(Kind.INVALID, f"{path} holds no usable key.", fix=fix)
     return key

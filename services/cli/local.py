@@ -16,9 +16,11 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Platform]:
-    """The platform of an existing state folder; UNAVAILABLE when nothing was ever run there."""
-    if not (settings.state_dir / "lamppost.db").exists():
+async def opened(settings: Settings, *, new: bool = False) -> AsyncIterator[Platform]:
+    """The platform of an existing state folder, or of servers; UNAVAILABLE when nothing was ever
+    run there, unless it may be `new`."""
+    embedded = settings.stores.database == "sqlite"
+    if embedded and not new and not (settings.state_dir / "lamppost.db").exists():
         raise LamppostError(
             Kind.UNAVAILABLE,
             f"There is no Lamppost in {settings.state_dir}.",
@@ -32,13 +34,13 @@ async def opened(settings: Settings) -> AsyncIterator[Platform]:
         await platform.close()
 
 
-def with_platform(work: Callable[[Platform, Settings], Awaitable[T]]) -> T:
+def with_platform(work: Callable[[Platform, Settings], Awaitable[T]], *, new: bool = False) -> T:
     """Run `work` on the opened state folder of the settings."""
     settings = load()
     log.configure(Log(level="warning", format=settings.log.format))
 
     async def run() -> T:
-        async with opened(settings) as platform:
+        async with opened(settings, new=new) as platform:
             return await work(platform, settings)
 
     return asyncio.run(run())

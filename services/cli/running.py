@@ -9,7 +9,6 @@ import typer
 
 from services.cli import output
 from services.cli.times import parse_duration
-from shared.errors import Kind, LamppostError
 from shared.settings import load
 
 For = Annotated[
@@ -28,24 +27,25 @@ def run(
     ] = "all",
     seconds: For = None,
     as_json: output.Json = False,
+    spool: Annotated[
+        bool, typer.Option("--spool", help="archive: only store what the recorder beside it files.")
+    ] = False,
+    index: Annotated[
+        bool, typer.Option("--index", help="archive: only index what detectors saw.")
+    ] = False,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run everything under one supervisor, or one service."""
     settings = load()
-    if service == "all":
+    role = "all" if spool == index else "spool" if spool else "index"
+    if service == "all" and role == "all":
         from services import session
 
         session.run(settings, for_s=parse_duration(seconds) if seconds else None, as_json=as_json)
         return
     from services import one
 
-    if service not in one.SERVICES:
-        raise LamppostError(
-            Kind.INVALID,
-            f"There is no service {service!r}.",
-            fix=f"One of: all, {', '.join(one.SERVICES)}.",
-        )
-    one.run(service, settings, parent)
+    one.run(service, settings, parent, role)
 
 
 def demo(

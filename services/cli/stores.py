@@ -40,12 +40,26 @@ class Basis(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
+    app.command("migrate")(migrate)
     app.command("check")(check)
     app.command("simulate")(simulate)
     app.command("backup")(backup)
     app.command("restore")(restore)
     app.add_typer(breaker, name="breaker")
     app.add_typer(clock, name="clock")
+
+
+def migrate(as_json: output.Json = False) -> None:
+    """Bring the database to the newest schema; `run all` does it itself."""
+
+    async def work(platform: Platform, settings: Settings) -> dict[str, Any]:
+        from services.retention import policy
+
+        await policy.ensure_policy(platform, settings)
+        return {"revision": await platform.database.migrate()}
+
+    found = local.with_platform(work, new=True)
+    output.emit(found, as_json, output.fields(found))
 
 
 def check(

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from shared import log
+from shared.settings import Internal
 
 if TYPE_CHECKING:
     from shared.internal_http import InternalServer
@@ -23,9 +24,10 @@ END_S = 0.2
 class Endpoint:
     """Opened beside the work by `begin`; `url` is empty until it listens, and while it cannot."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, settings: Internal) -> None:
         self.url = ""
         self._key = key
+        self._settings = settings
         self._server: InternalServer | None = None
         self._opening: asyncio.Task[None] | None = None
         self._log = log.get("detect.http")
@@ -37,7 +39,8 @@ class Endpoint:
     async def _open(self) -> None:
         try:
             http = await asyncio.to_thread(importlib.import_module, "shared.internal_http")
-            self._server = http.InternalServer(http.metrics_app(self._key), "detect.http")
+            app = http.metrics_app(self._key)
+            self._server = http.InternalServer(app, "detect.http", self._settings)
             self.url = await self._server.start()
         except Exception as error:
             self._log.error("metrics of this worker cannot be read", cause=repr(error))

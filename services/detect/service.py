@@ -72,7 +72,7 @@ class DetectService:
         self._zones = ZonesFeed(self._bus, self._clock)
         self._results = Results(self._bus, self._clock, self._member)
         self._progress = Progress()
-        self._endpoint = Endpoint(platform.internal_key)
+        self._endpoint = Endpoint(platform.internal_key, settings.internal)
         analyst = Analyst(settings, self._clock, parts)
         self.worker = Worker(
             analyst, self._queue, self._zones, self._clock, batch=settings.detect.batch

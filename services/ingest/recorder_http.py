@@ -25,6 +25,7 @@ from services.ingest.spool_view import Listed, SpoolView, open_listed
 from shared.domain import Camera
 from shared.errors import Kind, LamppostError
 from shared.internal_http import METRICS_ROUTE, InternalServer, KeyCheck, problem
+from shared.settings import Internal
 from shared.spool import RecorderSpool
 
 PIECE_BYTES = 256 * 1024
@@ -163,9 +164,9 @@ def build_app(
     return KeyCheck(app, key)
 
 
-def server_of(app: ASGIApp) -> InternalServer:
+def server_of(app: ASGIApp, settings: Internal | None = None) -> InternalServer:
     """Who listens for a recorder."""
-    return InternalServer(app, "ingest.http")
+    return InternalServer(app, "ingest.http", settings)
 
 
 def _text(request: Request, name: str) -> str:

@@ -115,7 +115,7 @@ class IngestService:
             key=self._internal_key,
             probe=self._probe,
         )
-        server: InternalServer = http.server_of(app)
+        server: InternalServer = http.server_of(app, self._settings.internal)
         try:
             self._book.url = await server.start()
         except OSError as error:
