@@ -13,11 +13,11 @@ PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py
 	test_detect_program.py test_search_clips.py) \
 	tests/web
 
-.PHONY: help run test prove torture bench lint docs lock clean
+.PHONY: help run test prove torture bench servers stack-test chaos bench-stack lint docs lock clean
 
 help: ## This list
 	@echo "Lamppost. First time here: make run"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 run: ## Install what is needed and run everything on demo cameras (ARGS='--for 120s --json', '--footage DIR')
 	@$(BOOTSTRAP) run
@@ -39,6 +39,22 @@ torture: ## kill -9 at random moments, full disks, clock jumps (ARGS='--kills 10
 bench: ## Measure against peers, five interleaved rounds (ARGS='--small' for a check)
 	@$(BOOTSTRAP) test
 	@exec .venv/bin/python -m tests.bench $(ARGS)
+
+servers: ## Kafka, PostgreSQL and SeaweedFS on this machine, for `lamppost run SERVICE` (until Ctrl-C)
+	@$(BOOTSTRAP) test
+	@exec .venv/bin/python -m tests.stack servers $(ARGS)
+
+stack-test: ## The services apart on real servers that die under fifteen cameras (needs root or the servers; minutes)
+	@$(BOOTSTRAP) test
+	@exec $(PYTEST) -m stack tests/stack $(ARGS)
+
+chaos: ## Kills and outages at random for half an hour (ARGS='--minutes 30', '--minutes 0 --together 60 --each 10')
+	@$(BOOTSTRAP) test
+	@exec .venv/bin/python -m tests.stack chaos $(ARGS)
+
+bench-stack: ## Measure the services on real servers against peers (ARGS='--small', '--row upload')
+	@$(BOOTSTRAP) test
+	@exec .venv/bin/python -m tests.bench_stack $(ARGS)
 
 lint: ## Format, lint and types
 	@$(BOOTSTRAP) test

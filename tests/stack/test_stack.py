@@ -1,0 +1,155 @@
+"""`make stack-test`: fifteen cameras, every service a process of its own, real servers that die.
+
+One city lives through all tests of this file, in their order; the last one ends it and judges what
+was recorded: nothing lost beyond two seconds of a killed recorder, no event lost or doubled, every
+invariant of `check` at full depth. See docs/guide/scale.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+
+import av
+import httpx2
+import pytest
+
+from shared import civil
+from shared.clock import SECOND_US
+from tests.stack import life as lives
+from tests.stack.city import CLOCK
+from tests.stack.footage import RATE_FPS
+from tests.stack.life import CAMERAS, DRAINED_WITHIN_S, WATCHED, Life, gaps
+from tests.stack.servers import NAMES
+from tests.support.wait import until_sync
+from tests.torture.judge import judge
+from tests.torture.world import rest
+
+pytestmark = [pytest.mark.servers, pytest.mark.stack, pytest.mark.timeout(600)]
+
+WHY = {"purpose": "crime_investigation", "case_ref": "STACK-1"}
+AWAY_S = 20.0
+TAKEN_OVER_WITHIN_S = 15.0
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """Everything up, fifteen cameras recording."""
+    with lives.begin(tmp_path_factory.mktemp("stack")) as begun:
+        yield begun
+
+
+def test_what_is_recorded_is_found_and_played(life: Life) -> None:
+    """A person at cam-01, found by search through one replica, its clip through the other."""
+    city = life.city
+    found: list[dict[str, object]] = []
+
+    def searched() -> bool:
+        with city.client(0) as client:
+            params = {"class": "person", "camera": WATCHED[0], **WHY}
+            answer = client.get("/v1/sightings", params=params)
+        assert answer.status_code == 200, answer.text
+        found[:] = answer.json()["items"]
+        return bool(found)
+
+    until_sync(searched, 60, "a sighting is found", every_s=0.5)
+    hit = found[0]
+    with city.client(1) as client:
+        data = clip(client, hit["links"]["clip"]["body"])  # type: ignore[index]
+        assert pictures(data) > RATE_FPS
+        thumbnail = client.get(str(hit["links"]["thumbnail"]), params=WHY)  # type: ignore[index]
+        assert thumbnail.status_code == 200 and thumbnail.content[:2] == b"\xff\xd8"
+
+
+def pictures(data: bytes) -> int:
+    """How many pictures of an MP4 can be decoded."""
+    with av.open(io.BytesIO(data)) as file:
+        return sum(1 for _ in file.decode(video=0))
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_each_replica_plays_what_is_five_seconds_old(life: Life, replica: int) -> None:
+    """From the volume of a recorder that neither of them shares."""
+    end_us = CLOCK.now_us() - 5 * SECOND_US
+    body = {
+        "camera": CAMERAS[7],
+        "start": civil.rfc3339(end_us - 6 * SECOND_US),
+        "end": civil.rfc3339(end_us),
+        **WHY,
+    }
+    with life.city.client(replica) as client:
+        assert pictures(clip(client, body)) >= 6 * RATE_FPS
+
+
+def clip(client: httpx2.Client, body: object) -> bytes:
+    """The only file of a new clip session."""
+    session = client.post("/v1/clip-sessions", json=body)
+    assert session.status_code == 201, session.text
+    [part] = session.json()["parts"]
+    file = client.get(part["url"])
+    assert file.status_code == 200, file.text
+    return file.content
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_server_costs_nothing(life: Life, name: str) -> None:
+    """kill -9, away for a while, back: no service ends, all cameras record, the backlog drains."""
+    before_us = CLOCK.now_us()
+    server = life.servers.by_name(name)
+    server.kill()
+    rest(AWAY_S)
+    server.start()
+    life.city.wait_recording(CAMERAS)
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    assert life.city.running() == life.born, "services outlive their servers"
+    assert gaps(life, before_us) == {}
+
+
+def test_a_dead_recorder_is_replaced(life: Life, record_property: object) -> None:
+    """kill -9 of a recorder and its archive: the other has its cameras within fifteen seconds."""
+    city = life.city
+    victim = "rec-1"
+    theirs = [name for name, (_, by) in city.states().items() if by == victim]
+    assert theirs, "the victim records something"
+    at_us = CLOCK.now_us()
+    city.services[victim].kill()
+    city.services[f"{victim}-spool"].kill()
+    life.kills.append((at_us, CLOCK.now_us()))
+    city.wait_recording(theirs, TAKEN_OVER_WITHIN_S + 5, by=lambda name: name != victim)
+    took_s = (CLOCK.now_us() - at_us) / SECOND_US
+    record_property("figure", f"taken over {took_s:.1f} s after the kill")  # type: ignore[operator]
+    assert took_s <= TAKEN_OVER_WITHIN_S
+    city.services[victim].start()
+    city.services[f"{victim}-spool"].start()
+    city.wait_recording(CAMERAS)
+    life.born = city.running()
+
+
+def test_a_rolling_restart_loses_two_seconds_at_most(life: Life, record_property: object) -> None:
+    """SIGTERM and start again, one recorder after the other, as an update does."""
+    since_us = CLOCK.now_us()
+    for name in ("rec-1", "rec-2"):
+        for part in (name, f"{name}-spool"):
+            life.city.services[part].stop()
+            life.city.services[part].start()
+        life.city.wait_recording(CAMERAS)
+    life.born = life.city.running()
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    lost = gaps(life, since_us)
+    record_property("figure", f"gaps of a rolling restart: {lost}")  # type: ignore[operator]
+    assert sum(lost.values()) <= 2.0 * len(CAMERAS) * 2
+
+
+def test_in_the_end_nothing_is_missing_or_double(life: Life, record_property: object) -> None:
+    """The cameras' own logs against rows and objects; events; `check` at full depth."""
+    city = life.city
+    lives.end(life)
+    verdict = asyncio.run(judge(city.settings, life.folder / "sent", CAMERAS, life.kills, RATE_FPS))
+    worst = max((loss.seconds for loss in verdict.losses), default=0.0)
+    record_property(  # type: ignore[operator]
+        "figure",
+        f"pictures sent {verdict.sent}, stored {verdict.stored}; most lost by a kill {worst:.1f} s",
+    )
+    assert verdict.stored > 0
+    assert verdict.wrong == []
