@@ -1,0 +1,1 @@
+"""Benchmarks on real servers: `make bench-stack` (docs/measured.md)."""
