@@ -110,3 +110,13 @@ MEDIA_BYTES = _counter("lamppost_media_sent_bytes", "Video bytes sent.", ("kind"
 UNACCOUNTED_SECONDS = _gauge(
     "lamppost_unaccounted_seconds", "Camera-seconds without a row, last 24 h."
 )
+
+RELAY_EVENTS = _counter(
+    "lamppost_relay_events",
+    "Events given to other systems, by way and outcome.",
+    ("way", "outcome"),
+)
+RELAY_WAITING = _gauge(
+    "lamppost_relay_waiting", "Webhook deliveries, by state: waiting or dead.", ("state",)
+)
+RELAY_UP = _gauge("lamppost_relay_up", "1 while the way's broker is connected.", ("way",))

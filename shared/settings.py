@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shared import civil
 from shared.errors import Kind, LamppostError
+from shared.settings_relay import Relay
 from shared.sightings import CLASSES
 
 PREFIX = "LAMPPOST_"
@@ -308,6 +309,7 @@ class Settings(Section):
     postgres: Postgres = Postgres()
     s3: S3 = S3()
     internal: Internal = Internal()
+    relay: Relay = Relay()
     demo: Demo = Demo()
     log: Log = Log()
 

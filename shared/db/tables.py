@@ -1,9 +1,9 @@
 """The schema, as SQLAlchemy Core tables: SQLite now, the same on PostgreSQL.
 
 Migrations build it (shared/db/migrations); a test compares the two. One writer each: camera, zone,
-hold, user, api_key, session, setup_link, media_session (api) · segment (archive inserts, retention
-ends) · gap, sighting, thumbnail (archive) · tombstone, purge_claim, breaker, policy, ledger_day,
-retention_run (retention) · audit (append-only, through shared/audit.py) · outbox (its service).
+hold, user, api_key, session, setup_link, media_session, webhook* (api) · segment (archive inserts,
+retention ends) · gap, sighting, thumbnail (archive) · tombstone, purge_claim, breaker, policy,
+ledger_day, retention_run (retention) · audit (append-only, shared/audit.py) · outbox (its service).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from shared.db.indexes import SEGMENT_COVERAGE, SIGHTING_SEARCH
+from shared.db.webhook_tables import delivery_table, webhook_table
 
 metadata = sa.MetaData(
     naming_convention={
@@ -395,3 +396,4 @@ media_session = sa.Table(
     sa.Column("delivered_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_media_session_open", "closed_at_us", "expires_at_us"),
 )
+webhook, webhook_delivery = webhook_table(metadata), delivery_table(metadata)

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from shared.db.migrations import first_webhooks
+
 revision = "2026_11_25_first"
 down_revision = None
 
@@ -376,4 +378,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_zone")),
     )
     op.create_index(op.f("ix_zone_camera_id"), "zone", ["camera_id"], unique=False)
+    first_webhooks.create()
     # ### end Alembic commands ###
