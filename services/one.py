@@ -84,6 +84,11 @@ def version() -> str:
 
 async def run_one(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:
     """`lamppost run ingest` and the like: one service in this process."""
+    if parent is not None:
+        # A supervisor ends all recorders together: there is nobody to hand over to.
+        settings = settings.model_copy(
+            update={"ingest": settings.ingest.model_copy(update={"handover_s": 0.0})}
+        )
     stop = Stop()
     undo = on_signals(stop, lambda: os._exit(130))
     part = name if role == "all" else f"{name}-{role}"

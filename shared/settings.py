@@ -109,6 +109,9 @@ class Ingest(Section):
     retry_max_s: float = Field(2.0, gt=0, description="Longest back-off between two attempts.")
     retry_refused_s: float = Field(60.0, gt=0, description="Back-off after refused credentials.")
     status_interval_s: float = Field(5.0, gt=0, description="Seconds between status messages.")
+    handover_s: float = Field(
+        20.0, ge=0, le=300, description="At its end, most seconds until others record its cameras."
+    )
 
 
 class Archive(Section):
@@ -271,6 +274,13 @@ class Internal(Section):
     )
 
 
+class Metrics(Section):
+    """Probes and Prometheus, where a service runs alone (`lamppost run SERVICE`)."""
+
+    host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
+    port: int = Field(0, ge=0, le=65535, description="Its port; 0: none listens.")
+
+
 class Demo(Section):
     """`make run`'s illustrative cameras."""
 
@@ -309,6 +319,7 @@ class Settings(Section):
     postgres: Postgres = Postgres()
     s3: S3 = S3()
     internal: Internal = Internal()
+    metrics: Metrics = Metrics()
     relay: Relay = Relay()
     demo: Demo = Demo()
     log: Log = Log()

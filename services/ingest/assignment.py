@@ -1,9 +1,10 @@
 """Which cameras this process records: a pure function from facts to a plan.
 
-Losing a partition is not a stop. A camera is let go only once another live member of the group
-has had its partition for `OVERLAP_US`, so that the new recorder connects before the old one stops;
-where two recorded the same seconds the epoch decides. See docs/architecture.md, "Assignment and
-failover".
+Losing a partition is not a stop. A camera is let go once the live member of the group that has its
+partition now says that it records it, so that the new recorder connects before the old one stops;
+where two recorded the same seconds the epoch decides. A new owner that says nothing for
+`PATIENCE_US` gets the camera anyway: perhaps it lets one reader in at a time. One that has no room
+for it does not. See docs/architecture.md, "Assignment and failover".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from shared.clock import SECOND_US
 from shared.domain import Camera, GapReason
 
-OVERLAP_US = 5 * SECOND_US
+PATIENCE_US = 15 * SECOND_US
 
 
 class Facts(NamedTuple):
@@ -29,6 +30,10 @@ class Facts(NamedTuple):
     """Partitions that another live member has, and since when this process knows."""
     now_us: int
     max_streams: int
+    taken: Collection[str] = ()
+    """Cameras that their new owner says it records, or need not record."""
+    turned_away: Collection[str] = ()
+    """Cameras that their new owner says it has no room for."""
 
 
 class Plan(NamedTuple):
@@ -47,7 +52,7 @@ def plan(facts: Facts, partition_of: Callable[[str], int]) -> Plan:
         camera = facts.cameras.get(camera_id)
         if camera is not None and camera.deleted_at_us is not None:
             remove[camera_id] = GapReason.DISABLED
-        elif _moved(facts, partition_of(camera_id)):
+        elif _moved(facts, camera_id, partition_of(camera_id)):
             remove[camera_id] = GapReason.MOVED
     kept = {name: camera for name, camera in facts.recording.items() if name not in remove}
     streams = sum(camera.enabled for camera in kept.values())
@@ -71,11 +76,13 @@ def plan(facts: Facts, partition_of: Callable[[str], int]) -> Plan:
     return Plan(tuple(remove.items()), tuple(add), tuple(refused))
 
 
-def _moved(facts: Facts, partition: int) -> bool:
-    if partition in facts.assigned:
+def _moved(facts: Facts, camera_id: str, partition: int) -> bool:
+    if partition in facts.assigned or camera_id in facts.turned_away:
         return False
     since_us = facts.elsewhere.get(partition)
-    return since_us is not None and facts.now_us - since_us >= OVERLAP_US
+    if since_us is None:
+        return False
+    return camera_id in facts.taken or facts.now_us - since_us >= PATIENCE_US
 
 
 class Elsewhere:

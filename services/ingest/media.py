@@ -95,9 +95,9 @@ class MediaPath(Protocol):
         """This recorder process's epoch (`RecorderSpool.next_epoch`), known from the start."""
         ...
 
-    def add(self, camera: Camera) -> None:
+    def add(self, camera: Camera, epoch: int | None = None) -> None:
         """Record this camera; adding a changed configuration restarts only that camera, adding the
-        same one does nothing. Returns at once."""
+        same one does nothing. `epoch`: of a new assignment; none: as before. Returns at once."""
         ...
 
     def remove(self, camera_id: str, reason: GapReason) -> None:

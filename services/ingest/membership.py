@@ -1,7 +1,8 @@
 """Which cameras the bus gives this process, and telling the media path the difference.
 
 While the bus is away nothing changes: what is recorded stays recorded. The decision itself is
-services/ingest/assignment.py. See docs/architecture.md, "Assignment and failover".
+services/ingest/assignment.py; what the other recorders say of a camera that moves is read by
+services/ingest/peers.py. See docs/architecture.md, "Assignment and failover".
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Callable, Sequence
 
 from services.ingest.assignment import Elsewhere, Facts, plan
 from services.ingest.media import MediaPath
+from services.ingest.peers import Peers
 from services.ingest.refusals import Refusals
+from services.ingest.takeover import Takeover
 from shared import log, metrics
 from shared.bus import Bus, Consumer, Record
 from shared.bus.partitioner import partition_of
-from shared.clock import Clock
+from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, GapReason
 from shared.errors import Kind, LamppostError
 from shared.messages import CAMERAS, CameraChanged, decode
@@ -25,6 +28,9 @@ GROUP = "ingest"
 POLL_S = 1.0
 MAX_CAMERAS = 20_000
 MAX_DRAIN = 1_000
+HAND_OVER_POLL_S = 0.25
+HEAR_S = 2.0
+"""So long the end waits to hear whether there are others."""
 
 
 class Changes:
@@ -32,7 +38,7 @@ class Changes:
 
     def __init__(
         self,
-        added: Callable[[Camera], None],
+        added: Callable[[Camera, int], None],
         removed: Callable[[str], None],
         refused: Callable[[Camera, str], None],
     ) -> None:
@@ -51,6 +57,7 @@ class Membership:
         media: MediaPath,
         refusals: Refusals,
         changes: Changes,
+        takeover: Takeover,
         *,
         member: str,
         max_streams: int,
@@ -62,6 +69,8 @@ class Membership:
         self._media = media
         self._refusals = refusals
         self._changes = changes
+        self._takeover = takeover
+        self._peers: Peers = takeover.peers
         self._member = member
         self._max_streams = max_streams
         self._cameras: dict[str, Camera] = {}
@@ -109,6 +118,29 @@ class Membership:
         if consumer is not None:
             await consumer.close()
 
+    async def hand_over(self, seconds: float) -> None:
+        """Leave the group first, and record on until others say that they record each camera, for
+        `seconds` at most. Ends at once where nobody is there to take over, or the bus is away."""
+        async with asyncio.timeout(HEAR_S):
+            await self._peers.listen()
+        if not self.recording or not self._peers.any_alive():
+            return
+        since_us = self._clock.monotonic_us()
+        until_us = since_us + round(seconds * SECOND_US)
+        self._log.info("cameras are handed over", cameras=len(self.recording))
+        await self.leave()
+        while self.recording and self._clock.monotonic_us() < until_us:
+            await self._peers.listen(HAND_OVER_POLL_S)
+            for camera_id in list(self.recording):
+                if self._peers.has_taken(camera_id, since_us):
+                    self._remove(camera_id, GapReason.MOVED)
+        if self.recording:
+            self._log.warning("nobody took over in time", cameras=sorted(self.recording))
+
+    async def end(self) -> None:
+        """Listen to the others no more."""
+        await self._peers.close()
+
     async def settle_refusals(self) -> None:
         """At the end: account for refused cameras up to now."""
         await asyncio.to_thread(self._refusals.update, (), "", self._clock.now_us())
@@ -137,13 +169,7 @@ class Membership:
     async def _apply(self, consumer: Consumer) -> None:
         assigned = {partition for _, partition in consumer.assignment}
         now_us = self._clock.monotonic_us()
-        if any(self._partition_of(name) not in assigned for name in self.recording):
-            owners = await consumer.owners()
-            self._elsewhere.update(
-                {partition: name for (_, partition), name in owners.items()}, self._member, now_us
-            )
-        else:
-            self._elsewhere.update({}, self._member, now_us)
+        taken, turned_away = await self._look_elsewhere(consumer, assigned, now_us)
         found = plan(
             Facts(
                 self._cameras,
@@ -152,16 +178,48 @@ class Membership:
                 self._elsewhere.since_us,
                 now_us,
                 self._max_streams,
+                taken,
+                turned_away,
             ),
             self._partition_of,
         )
         for camera_id, reason in found.remove:
             self._remove(camera_id, reason)
         await self._refuse(found.refused)
-        for camera in found.add:
-            self._media.add(camera)
+        await self._add(found.add)
+
+    async def _look_elsewhere(
+        self, consumer: Consumer, assigned: set[int], now_us: int
+    ) -> tuple[set[str], set[str]]:
+        """Who has what is recorded here and no longer this member's, and what they say of it."""
+        moving = [name for name in self.recording if self._partition_of(name) not in assigned]
+        if not moving:
+            self._elsewhere.update({}, self._member, now_us)
+            await self._peers.rest()
+            return set(), set()
+        # First listen, so that nothing which a new owner says is taken for old news.
+        await self._peers.listen()
+        owners = await consumer.owners()
+        self._elsewhere.update(
+            {partition: name for (_, partition), name in owners.items()}, self._member, now_us
+        )
+        since_us = {
+            name: self._elsewhere.since_us.get(self._partition_of(name), now_us + 1)
+            for name in moving
+        }
+        return (
+            {name for name in moving if self._peers.has_taken(name, since_us[name])},
+            {name for name in moving if self._peers.turned_away(name, since_us[name])},
+        )
+
+    async def _add(self, cameras: Sequence[Camera]) -> None:
+        """Record them: a camera that is new here under a new epoch, its account taken up."""
+        fresh = [camera for camera in cameras if camera.id not in self.recording]
+        epoch = await self._takeover.begin(fresh) if fresh else 0
+        for camera in cameras:
+            self._media.add(camera, None if camera.id in self.recording else epoch)
             self.recording[camera.id] = camera
-            self._changes.added(camera)
+            self._changes.added(camera, epoch)
 
     def _remove(self, camera_id: str, reason: GapReason) -> None:
         self._log.info("camera let go", camera=camera_id, reason=reason.value)

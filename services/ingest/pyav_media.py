@@ -164,6 +164,7 @@ class PyAvMedia:
             sampler_factory or self._sampler,
             self._queue.put,
         )
+        self._epochs: dict[str, int] = {}
         self._recorders: dict[str, CameraRecorder] = {}
         self._ending: list[CameraRecorder] = []
         self._leftovers: dict[str, list[Path]] = repair.left_behind(spool)
@@ -189,7 +190,7 @@ class PyAvMedia:
             emit,
             drop,
             open_sub=_sub_source,
-            epoch=self.epoch,
+            epoch=self._epochs.get(camera.id, self.epoch),
         )
 
     @property
@@ -201,10 +202,12 @@ class PyAvMedia:
         """The cameras that were added and not removed."""
         return tuple(sorted(self._recorders))
 
-    def add(self, camera: Camera) -> None:
+    def add(self, camera: Camera, epoch: int | None = None) -> None:
         """See MediaPath."""
         if self._closed:
             return
+        if epoch is not None:
+            self._epochs[camera.id] = epoch
         old = self._recorders.get(camera.id)
         if old is not None:
             if old.camera == camera or old.update(camera):
@@ -215,13 +218,17 @@ class PyAvMedia:
             old = next((r for r in reversed(self._ending) if r.camera.id == camera.id), None)
         self._forget_ended()
         recorder = CameraRecorder(
-            camera, self._tools, self._leftovers.pop(camera.id, []), predecessor=old
+            camera,
+            self._tools._replace(epoch=self._epochs.get(camera.id, self.epoch)),
+            self._leftovers.pop(camera.id, []),
+            predecessor=old,
         )
         self._recorders[camera.id] = recorder
         recorder.thread.start()
 
     def remove(self, camera_id: str, reason: GapReason) -> None:
         """See MediaPath."""
+        self._epochs.pop(camera_id, None)
         recorder = self._recorders.pop(camera_id, None)
         if recorder is not None:
             recorder.stop(reason)

@@ -23,8 +23,10 @@ from services.ingest.media import (
 )
 from services.ingest.membership import Changes, Membership
 from services.ingest.outgoing import Outgoing
+from services.ingest.peers import Peers
 from services.ingest.refusals import Refusals
 from services.ingest.status import SpoolGauge, StatusBook
+from services.ingest.takeover import Takeover
 from shared import log, metrics
 from shared.clock import SECOND_US, HeldClock
 from shared.domain import Camera, GapReason, RecordingState
@@ -66,15 +68,27 @@ class IngestService:
             media,
             Refusals(spool, recorder, media.epoch),
             Changes(self._added, self._removed, self._refused),
+            self._takeover(platform),
             member=recorder,
             max_streams=settings.ingest.max_streams,
         )
         self._internal_key = platform.internal_key
         self._log = log.get("ingest")
 
+    def _takeover(self, platform: Platform) -> Takeover:
+        every_s = self._settings.ingest.status_interval_s
+        peers = Peers(platform.bus, self._clock, self._settings.instance, status_interval_s=every_s)
+        return Takeover(
+            self._spool,
+            self._clock,
+            peers,
+            first_epoch=self._media.epoch,
+            status_interval_s=every_s,
+        )
+
     async def run(self, stop: Stop) -> None:
-        """Record until the stop; then file everything, say so, and leave the group."""
-        ended = Stop()
+        """Record until the stop; then hand over, file everything and say so."""
+        ended, alone = Stop(), Stop()
         following = asyncio.create_task(self.membership.run(stop))
         moving = [
             asyncio.create_task(loop("ingest.events", self.run_once, ended, self._clock, idle_s=0)),
@@ -87,7 +101,7 @@ class IngestService:
         try:
             # Recording first; who listens can wait for the server and what it imports.
             server = await self._listen()
-            everything.append(asyncio.create_task(self._report(stop)))
+            everything.append(asyncio.create_task(self._report(alone)))
             await asyncio.wait(
                 [asyncio.ensure_future(stop.wait()), *everything],
                 return_when=asyncio.FIRST_COMPLETED,
@@ -95,7 +109,9 @@ class IngestService:
         finally:
             stop.set()
             try:
-                await self._end(following, ended)
+                await self._hand_over(following)
+                alone.set()
+                await self._end(ended)
             finally:
                 for task in everything:
                     task.cancel()
@@ -168,15 +184,29 @@ class IngestService:
                 self._log.warning("spool cannot be measured", cause=str(error))
             await stop.sleep(self._clock, self._settings.ingest.status_interval_s)
 
-    async def _end(self, following: asyncio.Task[None], ended: Stop) -> None:
-        """File what is open while others take over, then the last words."""
+    async def _hand_over(self, following: asyncio.Task[None]) -> None:
+        """Others record the cameras before this recorder stops; it reports until then."""
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        seconds = self._settings.ingest.handover_s
+        if seconds <= 0:
+            return
+        try:
+            await self.membership.hand_over(seconds)
+        except (LamppostError, TimeoutError) as error:
+            self._log.warning("cameras cannot be handed over", cause=repr(error))
+        except Exception:
+            # What is open has to be filed, whatever else fails.
+            self._log.exception("cameras cannot be handed over")
+
+    async def _end(self, ended: Stop) -> None:
+        """File what is open while others take over, then the last words."""
         self._hub.close()
         await asyncio.gather(
             self._media.close(GapReason.RECORDER_STOPPED),
             self._quietly(self.membership.leave),
             self._quietly(self.membership.settle_refusals),
+            self._quietly(self.membership.end),
         )
         for event in await self._media.events(0):
             self._take(event)
@@ -200,8 +230,8 @@ class IngestService:
         except (LamppostError, OSError, TimeoutError) as error:
             self._log.warning("ended without a last step", cause=repr(error))
 
-    def _added(self, camera: Camera) -> None:
-        if self._book.begin(camera):
+    def _added(self, camera: Camera, epoch: int) -> None:
+        if self._book.begin(camera, epoch):
             self._out.status(self._book.message(camera.id))
 
     def _removed(self, camera_id: str) -> None:

@@ -72,12 +72,13 @@ class StatusBook:
         """Whether the camera is this recorder's: late events of one that was let go are none."""
         return camera_id in self._cameras
 
-    def begin(self, camera: Camera) -> bool:
-        """The media path was told of a camera; whether it is new here."""
+    def begin(self, camera: Camera, epoch: int = 0) -> bool:
+        """The media path was told of a camera, under the epoch of its assignment; whether it is new
+        here."""
         if camera.id in self._cameras:
             return False
         state = RecordingState.CONNECTING if camera.enabled else RecordingState.DISABLED
-        self._cameras[camera.id] = self._new(camera.id, state)
+        self._cameras[camera.id] = self._new(camera.id, state, epoch)
         return True
 
     def refuse(self, camera_id: str, detail: str) -> bool:
@@ -174,9 +175,9 @@ class StatusBook:
             self._cameras[camera_id] = found
         return found
 
-    def _new(self, camera_id: str, state: RecordingState) -> CameraStatus:
+    def _new(self, camera_id: str, state: RecordingState, epoch: int = 0) -> CameraStatus:
         now_us = self._clock.now_us()
-        return CameraStatus(camera_id, state, now_us, max(self._epoch, now_us))
+        return CameraStatus(camera_id, state, now_us, epoch or max(self._epoch, now_us))
 
     def _set(
         self,

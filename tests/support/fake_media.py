@@ -51,14 +51,17 @@ class FakeMedia:
     def __init__(self, clock: Clock, epoch: int | None = None) -> None:
         self.epoch = epoch or clock.now_us()
         self.cameras: dict[str, Camera] = {}
+        self.epochs: dict[str, int] = {}
         self.calls: list[tuple[str, str]] = []
         self.closed: GapReason | None = None
         self._clock = clock
         self._events: list[MediaEvent] = []
         self._wake = asyncio.Event()
 
-    def add(self, camera: Camera) -> None:
+    def add(self, camera: Camera, epoch: int | None = None) -> None:
         self.calls.append(("add", camera.id))
+        if epoch is not None:
+            self.epochs[camera.id] = epoch
         self.cameras[camera.id] = camera
 
     def remove(self, camera_id: str, reason: GapReason) -> None:

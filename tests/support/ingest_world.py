@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from services.ingest.media import StateChanged
 from services.ingest.service import IngestService
 from services.ingest.service import build as build_ingest
 from shared.bus import Bus, Consumer, Message
@@ -68,6 +69,12 @@ class World:
 
     async def configure(self, *cameras: Camera) -> None:
         await configure(self.platform.bus, *cameras)
+
+    async def say(self, *events: StateChanged) -> None:
+        """The media path reports, and the bus is told."""
+        for event in events:
+            self.service._take(event)
+        await self.service._out.flush()
 
     async def hear(self) -> None:
         """Take in what was said on the bus."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.assignment import OVERLAP_US, Elsewhere, Facts, plan
+from services.ingest.assignment import PATIENCE_US, Elsewhere, Facts, plan
 from shared.domain import Camera, GapReason
 from tests.support.fake_media import camera
 
-NOW = 1_000 * OVERLAP_US
+NOW = 1_000 * PATIENCE_US
 
 
 def part(camera_id: str) -> int:
@@ -52,12 +52,27 @@ def test_losing_a_partition_is_not_a_stop() -> None:
     assert found == ((), (), ())
 
 
-def test_a_camera_is_let_go_once_another_has_had_it_for_the_overlap() -> None:
+def test_a_camera_is_let_go_once_its_new_owner_records_it() -> None:
     known = [camera("a1")]
-    early = facts(known, known, set(), {1: NOW - OVERLAP_US + 1})
+    moved = facts(known, known, set(), {1: NOW - 1})
+    assert plan(moved, part).remove == ()
+    assert plan(moved._replace(taken={"a1"}), part).remove == (("a1", GapReason.MOVED),)
+    nobodys = facts(known, known, set())._replace(taken={"a1"})
+    assert plan(nobodys, part).remove == (), "between two owners it is kept"
+
+
+def test_patience_with_a_new_owner_that_says_nothing_ends() -> None:
+    known = [camera("a1")]
+    early = facts(known, known, set(), {1: NOW - PATIENCE_US + 1})
     assert plan(early, part).remove == ()
-    late = facts(known, known, set(), {1: NOW - OVERLAP_US})
+    late = facts(known, known, set(), {1: NOW - PATIENCE_US})
     assert plan(late, part).remove == (("a1", GapReason.MOVED),)
+
+
+def test_a_camera_that_its_new_owner_has_no_room_for_stays() -> None:
+    known = [camera("a1")]
+    late = facts(known, known, set(), {1: 0})._replace(turned_away={"a1"})
+    assert plan(late, part).remove == ()
 
 
 def test_a_partition_that_came_back_is_not_let_go() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.ingest.assignment import OVERLAP_US
+from services.ingest.assignment import PATIENCE_US
+from services.ingest.media import StateChanged
 from shared.bus import Bus, Consumer, Message, Record
 from shared.bus.partitioner import partition_of
 from shared.clock import SECOND_US, SimulatedClock
@@ -154,7 +155,12 @@ async def test_two_recorders_share_and_hand_over_without_a_stop(tmp_path: Path) 
         assert moved and len(moved) < 12
         await one.service.membership.run_once()
         assert len(one.media.cameras) == 12, "the new recorder connects before the old one stops"
-        await clock.advance(OVERLAP_US / SECOND_US)
+        silent = min(moved)
+        for name in moved - {silent}:
+            await two.say(StateChanged(name, RecordingState.RECORDING, clock.now_us()))
+        await one.service.membership.run_once()
+        assert set(one.media.cameras) == {c.id for c in cameras} - moved | {silent}
+        await clock.advance(PATIENCE_US / SECOND_US)
         await two.service.membership.run_once()
         await one.service.membership.run_once()
         assert set(one.media.cameras) == {c.id for c in cameras} - moved
@@ -167,7 +173,9 @@ async def test_two_recorders_share_and_hand_over_without_a_stop(tmp_path: Path) 
         await one.service.membership.run_once()
         assert set(one.media.cameras) == {c.id for c in cameras}
         for name in moved:
-            assert one.service._book.message(name).epoch >= two.service._book.message(name).epoch
+            epoch = one.service._book.message(name).epoch
+            assert epoch > two.service._book.message(name).epoch
+            assert one.media.epochs[name] == epoch, "segments and statuses have the same"
         assert one.service._book._cameras.get("cam-0") is before or "cam-0" in moved
 
 
@@ -213,6 +221,10 @@ class BrokenConsumer:
     async def poll(self, max_records: int = 500, timeout_s: float = 1.0) -> list[Record]:
         self._broken._check()
         return await self._consumer.poll(max_records, min(timeout_s, 0.05))
+
+    @property
+    def positions(self) -> object:
+        return self._consumer.positions
 
     async def owners(self) -> object:
         self._broken._check()
