@@ -109,6 +109,14 @@ class GapRecorded(msgspec.Struct, frozen=True, tag="camera.gap", tag_field="type
     detail: str = ""
 
 
+class SpoolWaiting(msgspec.Struct, frozen=True):
+    """[start, end) of a camera that was recorded and is in the recorder's spool only."""
+
+    camera_id: str
+    start_us: int
+    end_us: int
+
+
 class RecorderStatus(msgspec.Struct, frozen=True, tag="recorder.status", tag_field="type"):
     """Topic `camera-status`, keyed by recorder: its spool and where it listens."""
 
@@ -121,6 +129,9 @@ class RecorderStatus(msgspec.Struct, frozen=True, tag="recorder.status", tag_fie
     spool_bytes: int
     free_bytes: int
     stopped: bool = False
+    waiting: tuple[SpoolWaiting, ...] = ()
+    """What nobody has filed yet, the segments being written too; neighbours are joined where there
+    are too many to name."""
 
 
 class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_field="type"):

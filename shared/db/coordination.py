@@ -1,0 +1,39 @@
+"""Tables by which replicas of the services know of each other.
+
+`lease`: who does a work that one process at a time may do; written by whoever wants it
+(shared/lease.py). `spool_waiting`: what each recorder's spool still held at its last word, so that
+the ledger can say where seconds are that nobody has filed yet; written by the archive
+(services/archive/waiting.py), which drops a row once its footage would be past its expiry.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from shared.db.tables import metadata
+
+
+def _name(column: str, size: int) -> sa.Column[str]:
+    """In the order of its bytes, as everywhere."""
+    kind = sa.String(size).with_variant(sa.String(size, collation="C"), "postgresql")
+    return sa.Column(column, kind, primary_key=True)
+
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    _name("name", 100),
+    sa.Column("holder", sa.String(200), nullable=False),
+    sa.Column("until_us", sa.BigInteger, nullable=False),  # by the database's clock
+)
+
+spool_waiting = sa.Table(
+    "spool_waiting",
+    metadata,
+    _name("camera_id", 63),
+    _name("recorder", 100),
+    sa.Column("start_us", sa.BigInteger, primary_key=True),
+    sa.Column("end_us", sa.BigInteger, nullable=False),
+    sa.Column("at_us", sa.BigInteger, nullable=False),  # when the recorder said so
+    sa.Index("ix_spool_waiting_recorder", "recorder"),
+)
