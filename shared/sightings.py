@@ -2,6 +2,9 @@
 
 Never more than that: no face, plate, embedding or identity across cameras (invariant 11). Colours
 are coarse names. docs/tracking.md, docs/architecture.md "detect".
+
+What a sighting consists of holds no reference to itself, so Python's collector need not look at it
+(`gc=False`): batches of hundreds, with ten points each, made it run through the whole heap.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-class PathPoint(msgspec.Struct, frozen=True, array_like=True):
+class PathPoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where the thing stood: `x`, `y` the foot point (middle of the box's lower edge), `h` the
     box's height, all normalised; `ms` milliseconds after the sighting's start."""
 
@@ -95,7 +98,7 @@ class PathPoint(msgspec.Struct, frozen=True, array_like=True):
     h: float
 
 
-class ZoneVisit(msgspec.Struct, frozen=True):
+class ZoneVisit(msgspec.Struct, frozen=True, gc=False):
     """One stay in a zone. A stay that goes on has the sighting's end as its exit."""
 
     zone_id: str
@@ -104,7 +107,7 @@ class ZoneVisit(msgspec.Struct, frozen=True):
     exit_us: int
 
 
-class LineCrossing(msgspec.Struct, frozen=True):
+class LineCrossing(msgspec.Struct, frozen=True, gc=False):
     """One passing of a line: `sign` +1 is left to right. `direction` is the line's own name for it,
     or `left_to_right` / `right_to_left`."""
 
@@ -115,7 +118,7 @@ class LineCrossing(msgspec.Struct, frozen=True):
     direction: str
 
 
-class Colours(msgspec.Struct, frozen=True):
+class Colours(msgspec.Struct, frozen=True, gc=False):
     """Of a person's clothing, or of a vehicle; None where it cannot be told."""
 
     upper: Colour | None = None
@@ -123,7 +126,7 @@ class Colours(msgspec.Struct, frozen=True):
     vehicle: Colour | None = None
 
 
-class Best(msgspec.Struct, frozen=True):
+class Best(msgspec.Struct, frozen=True, gc=False):
     """The frame that shows it best: its capture time, and its box `x, y, w, h`, normalised."""
 
     at_us: int
@@ -131,7 +134,7 @@ class Best(msgspec.Struct, frozen=True):
     confidence: float
 
 
-class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+class Sighting(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One track, whole. `id` is the same however often it is made (shared.ids.derived_id of camera,
     group, first capture time, ordinal). `end_us` is the last frame that showed it, plus 1."""
 
@@ -168,9 +171,21 @@ def timed(sighting: Sighting) -> list[Timed]:
 
 def bounds(sighting: Sighting) -> tuple[float, float, float, float]:
     """min x, min y, max x, max y of the path."""
-    xs = [point.x for point in sighting.path]
-    ys = [point.y for point in sighting.path]
-    return min(xs), min(ys), max(xs), max(ys)
+    points = iter(sighting.path)
+    first = next(points)
+    min_x = max_x = first.x
+    min_y = max_y = first.y
+    for point in points:  # twice as fast as four passes, and ingest asks it of every row
+        x, y = point.x, point.y
+        if x < min_x:
+            min_x = x
+        elif x > max_x:
+            max_x = x
+        if y < min_y:
+            min_y = y
+        elif y > max_y:
+            max_y = y
+    return min_x, min_y, max_x, max_y
 
 
 def zones_version(zones: tuple[Zone, ...]) -> int:
