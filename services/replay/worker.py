@@ -27,18 +27,43 @@ from services.replay.server import Server, Street
 from services.replay.stream import LOG_HEAD, World
 from services.replay.wheel import Wheel
 from services.replay.wire import Guard
-from shared.clock import Clock, SystemClock
+from shared.clock import SECOND_US, Clock, SystemClock
 from shared.errors import Kind, LamppostError
 from shared.runtime import Stop
 
 PROGRESS_S = 1.0
+LAST_WORD_US = 10 * SECOND_US
 LOG_BUFFER_BYTES = 256 * 1024
 
 
-def say(word: Word) -> None:
-    """One line on standard output."""
-    sys.stdout.buffer.write(msgspec.json.encode(word) + b"\n")
-    sys.stdout.buffer.flush()
+class Voice:
+    """Standard output, a line of JSON a word. A parent that does not read stops no camera."""
+
+    def __init__(self, transport: asyncio.WriteTransport, clock: Clock) -> None:
+        self._transport, self._clock = transport, clock
+
+    @classmethod
+    async def opened(cls, clock: Clock) -> Voice:
+        """Of this process."""
+        transport, _ = await asyncio.get_running_loop().connect_write_pipe(
+            asyncio.BaseProtocol, sys.stdout
+        )
+        return cls(transport, clock)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the parent has not read the last word yet."""
+        return self._transport.get_write_buffer_size() > 0
+
+    def say(self, word: Word) -> None:
+        """One line."""
+        self._transport.write(msgspec.json.encode(word) + b"\n")
+
+    async def finish(self) -> None:
+        """Wait, within reason, until the parent has read everything."""
+        deadline_us = self._clock.monotonic_us() + LAST_WORD_US
+        while self.waiting and self._clock.monotonic_us() < deadline_us:
+            await self._clock.sleep(0.05)
 
 
 def read_clips(names: tuple[str, ...]) -> dict[str, clip.Clip]:
@@ -64,18 +89,19 @@ def build(task: Task, clock: Clock, log: IO[str] | None = None) -> Server:
     return Server(street, task.host, Guard(task.user, task.password))
 
 
-async def serve(server: Server, port: int, start_us: int, stop: Stop) -> None:
+async def serve(server: Server, port: int, start_us: int, voice: Voice, stop: Stop) -> None:
     """Play until the stop, telling what was counted each second."""
     world = server.street.world
     server.street.start(start_us)
     found = await server.listen(port)
-    say(Word("serving", port=found))
+    voice.say(Word("serving", port=found))
     # What is alive now stays alive: the collector need not walk it while pictures are due.
     gc.freeze()
     turning = asyncio.ensure_future(world.wheel.run(stop))
     try:
         while not await stop.sleep(world.clock, PROGRESS_S):
-            say(word("progress", server, spans=False))
+            if not voice.waiting:
+                voice.say(word("progress", server, spans=False))
     finally:
         stop.set()
         await server.close()
@@ -116,16 +142,33 @@ def _log(path: Path) -> IO[str]:
     return file
 
 
-async def main() -> None:
-    """From the first line to the end of standard input."""
+async def main() -> int:
+    """From the first line to the end of standard input; the exit status."""
+    clock = SystemClock()
+    voice = await Voice.opened(clock)
+    try:
+        await _work(clock, voice)
+    except StopAsyncIteration:
+        return 0  # The parent went before anything began.
+    except LamppostError as error:
+        voice.say(Word("error", error=error.kind.value, message=error.message, fix=error.fix))
+        return 1
+    except OSError as error:
+        text = f"{error.strerror or error} ({error.filename or 'a socket'})."
+        voice.say(Word("error", error=Kind.UNAVAILABLE.value, message=text))
+        return 1
+    finally:
+        await voice.finish()
+    return 0
+
+
+async def _work(clock: Clock, voice: Voice) -> None:
     lines = _lines()
     task = msgspec.json.decode(await anext(lines), type=Task)
     with contextlib.ExitStack() as stack:
-        log: IO[str] | None = None
-        if task.log:
-            log = stack.enter_context(_log(Path(task.log)))
-        server = build(task, SystemClock(), log)
-        say(Word("ready"))
+        log = stack.enter_context(_log(Path(task.log))) if task.log else None
+        server = build(task, clock, log)
+        voice.say(Word("ready"))
         start_us = int(await anext(lines))
         stop = Stop()
 
@@ -135,26 +178,15 @@ async def main() -> None:
             stop.set()
 
         watching = asyncio.ensure_future(watch())
-        await serve(server, task.port, start_us, stop)
+        await serve(server, task.port, start_us, voice, stop)
         await asyncio.gather(watching)
-        say(word("end", server, spans=True))
+        voice.say(word("end", server, spans=True))
 
 
 def run() -> int:
     """The exit status. The terminal's Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        asyncio.run(main())
-    except StopAsyncIteration:
-        return 0
-    except LamppostError as error:
-        say(Word("error", error=error.kind.value, message=error.message, fix=error.fix or ""))
-        return 1
-    except OSError as error:
-        text = f"{error.strerror or error} ({error.filename or 'a socket'})."
-        say(Word("error", error=Kind.UNAVAILABLE.value, message=text))
-        return 1
-    return 0
+    return asyncio.run(main())
 
 
 if __name__ == "__main__":
