@@ -26,7 +26,9 @@ from shared.settings import Settings, load
 IN_PROCESS = ("archive", "retention", "api")
 CHILDREN = ("ingest", "detect")
 """Processes of their own, without a database: they go on whatever it does."""
-SERVICES = (*CHILDREN, *IN_PROCESS)
+SERVICES = (*CHILDREN, *IN_PROCESS, "relay")
+MODULES = {"relay": "services.api.relay"}
+"""Second roles; every other service is `services.NAME.service`."""
 ROLES = {"archive": ("all", "spool", "index")}
 """Services that can be split: `--spool` runs beside a recorder, `--index` by replicas."""
 LOCK_WAIT_S = 8.0
@@ -35,7 +37,7 @@ LOCK_WAIT_S = 8.0
 def build(name: str, platform: Platform, settings: Settings, role: str = "all") -> Service:
     """A service by its name; the only place that turns names into services."""
     check_role(name, role)
-    module = importlib.import_module(f"services.{name}.service")
+    module = importlib.import_module(MODULES.get(name, f"services.{name}.service"))
     parts = {"role": role} if name in ROLES else {}
     service: Service = module.build(platform, settings, **parts)
     return service
@@ -53,6 +55,12 @@ def check_role(name: str, role: str) -> None:
             f"Service {name} has no role {role!r}.",
             fix="Only archive has roles: --spool or --index.",
         )
+
+
+def in_process(settings: Settings) -> tuple[str, ...]:
+    """What `run all` runs in its own process: the relay only where events go anywhere."""
+    relays = settings.relay.webhook_hosts or settings.relay.mqtt_host
+    return (*IN_PROCESS, "relay") if relays else IN_PROCESS
 
 
 def on_signals(stop: Stop, harder: Callable[[], None]) -> Callable[[], None]:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from services import children, detectors, recorders, summary
 from services.board import Board
 from services.logfile import LogFile
-from services.one import IN_PROCESS, build, version
+from services.one import build, in_process, version
 from shared import log, metrics
 from shared.clock import SECOND_US, Clock
 from shared.db import tables
@@ -140,7 +140,7 @@ class Supervisor:
         """Work until the stop, then stop everything in order."""
         self._started_us = self._clock.now_us()
         metrics.BUILD_INFO.labels(version(), "all").set(1)
-        for name in IN_PROCESS:
+        for name in in_process(self.settings):
             self._start(name, self._service_of(name))
         self._start("status board", lambda: self.board.run(self.platform, self._services_stop))
         self._start("bus trim", self._trim)

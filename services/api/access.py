@@ -46,6 +46,9 @@ class Action(StrEnum):
     HOLD_RELEASE = "hold.release"
     RETENTION_READ = "retention.read"
     AUDIT_READ = "audit.read"
+    WEBHOOK_ADD = "webhook.add"
+    WEBHOOK_READ = "webhook.read"
+    WEBHOOK_CHANGE = "webhook.change"
 
 
 class Grant(NamedTuple):
@@ -94,6 +97,10 @@ RULES: dict[Action, Grant] = {
     Action.HOLD_RELEASE: Grant(_HOLDER, needs_why=True),
     Action.RETENTION_READ: Grant(ANYBODY),
     Action.AUDIT_READ: Grant(frozenset({Role.AUDITOR})),
+    # A webhook gives events away for good: who adds one says what for.
+    Action.WEBHOOK_ADD: Grant(_ADMIN, needs_why=True),
+    Action.WEBHOOK_READ: Grant(_ADMIN),
+    Action.WEBHOOK_CHANGE: Grant(_ADMIN),
 }
 
 _OFFICERS_ONLY = frozenset({Action.HOLD_RENEW, Action.HOLD_RELEASE})

@@ -25,6 +25,7 @@ from services.api import (
     sightings,
     snapshot,
     users,
+    webhooks,
     zones,
 )
 
@@ -44,6 +45,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     hold_routes.router,
     retention_routes.router,
     events.router,
+    webhooks.router,
     sessions.router,
     keys.router,
     users.router,

@@ -20,6 +20,7 @@ from services.api.app import create_app
 from services.api.camera_store import SERVICE
 from services.api.context import ApiContext
 from services.api.recorders import RecorderDirectory
+from services.api.relay_delivery import Sweeper
 from services.api.retelling import Retelling
 from shared import log
 from shared.errors import Kind, LamppostError
@@ -90,6 +91,9 @@ class ApiService:
             asyncio.create_task(context.media.run(context.stop), name="api.media"),
             asyncio.create_task(Retelling(self._platform).run(context.stop), name="api.retelling"),
             asyncio.create_task(Accountant(context).run(context.stop), name="api.accounting"),
+            asyncio.create_task(
+                Sweeper(self._platform, context.settings).run(context.stop), name="api.webhooks"
+            ),
         ]
         waiting = asyncio.create_task(stop.wait(), name="api.stop")
         tasks = [serving, *others]

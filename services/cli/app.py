@@ -23,6 +23,7 @@ from services.cli import (
     running,
     search,
     stores,
+    webhooks,
 )
 from shared.errors import LamppostError
 
@@ -55,7 +56,9 @@ def root(
         os.environ["LAMPPOST_STATE_DIR"] = str(state_dir)
 
 
-for module in (running, cameras, footage, search, holds, stores, models, reindex, access, doctor):
+for module in (
+    running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor
+):  # fmt: skip
     module.register(app)
 
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     service: Annotated[
-        str, typer.Argument(help="all, ingest, archive, retention, detect or api.")
+        str, typer.Argument(help="all, ingest, archive, retention, detect, api or relay.")
     ] = "all",
     seconds: For = None,
     as_json: output.Json = False,
