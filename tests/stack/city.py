@@ -84,6 +84,7 @@ class City:
         }
         self.services: dict[str, Service] = {}
         self.recorders: list[str] = []
+        self.key = ""
         self.ports = free_ports(apis)
         for number in range(1, recorders + 1):
             self.add_recorder(f"rec-{number}")
@@ -94,7 +95,6 @@ class City:
             self._add(f"retention-{number}", ("retention",))
         for number, port in enumerate(self.ports, start=1):
             self._add(f"api-{number}", ("api",), {"LAMPPOST_API__PORT": str(port)})
-        self.key = ""
 
     def add_recorder(self, name: str) -> None:
         """A recorder and the archive of its spool, on a volume of their own."""
@@ -137,19 +137,30 @@ class City:
 
     def command(self, *arguments: str, given: str = "", timeout_s: float = 120) -> str:
         """The command line, run to its end; what it prints."""
-        done = subprocess.run(
+        done = self._run(arguments, given, timeout_s, {})
+        assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr[-3000:]}"
+        return done.stdout
+
+    def command_fails(self, *arguments: str, env: Mapping[str, str]) -> str:
+        """The same in another environment, where it must fail; what it says."""
+        done = self._run(arguments, "", 120, env)
+        assert done.returncode != 0, f"{arguments} should have failed: {done.stdout}"
+        return done.stderr
+
+    def _run(
+        self, arguments: Sequence[str], given: str, timeout_s: float, env: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        here = {"LAMPPOST_URL": self.url(), "LAMPPOST_KEY": self.key}
+        return subprocess.run(
             [sys.executable, "-m", "services", *arguments],
             cwd=ROOT,
-            env=self.services["index-1"].env
-            | {"LAMPPOST_URL": self.url(), "LAMPPOST_KEY": getattr(self, "key", "")},
+            env={**self.services["index-1"].env, **here, **env},
             input=given,
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
         )
-        assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr[-3000:]}"
-        return done.stdout
 
     def url(self, replica: int = 0) -> str:
         return f"http://127.0.0.1:{self.ports[replica]}"

@@ -62,7 +62,7 @@ def begin(folder: Path) -> Iterator[Life]:
     model = watching.tiny(folder / "model")["model"]
     settings = {"LAMPPOST_INGEST__SEGMENT_S": "10", "LAMPPOST_DETECT__MODEL": model}
     with (
-        Servers(folder / "servers") as servers,
+        Servers(folder / "servers", doors=True) as servers,
         RtspServer(mounts, log_dir=folder / "sent") as camera,
         City(folder / "city", servers.environment(), settings=settings) as city,
     ):

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import av
 import httpx2
@@ -104,6 +107,60 @@ def test_a_killed_server_costs_nothing(life: Life, name: str) -> None:
     until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
     assert life.city.running() == life.born, "services outlive their servers"
     assert gaps(life, before_us) == {}
+
+
+@pytest.mark.parametrize("fault", ["slow", "resets", "half_open"])
+def test_a_bad_network_costs_nothing(life: Life, fault: str) -> None:
+    """Every connection to every server slow, or reset again and again, or open and silent."""
+    before_us = CLOCK.now_us()
+    with ExitStack() as faults:
+        for door in life.servers.doors.values():
+            if fault == "slow":
+                faults.enter_context(door.latency(300, jitter_ms=200))
+            elif fault == "resets":
+                faults.enter_context(door.resets(after_ms=500))
+            else:
+                faults.enter_context(door.half_open())
+        rest(AWAY_S)
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    life.city.wait_recording(CAMERAS)
+    assert life.city.running() == life.born, "services outlive a bad network"
+    assert gaps(life, before_us) == {}
+
+
+def test_a_revoked_key_is_named_and_costs_nothing(life: Life) -> None:
+    """The store refuses the key: recordings wait, the log says why, and all is filed afterwards."""
+    before_us = CLOCK.now_us()
+    log = life.folder / "city" / "logs" / "rec-1-spool.log"
+    life.servers.seaweed.revoke()
+    try:
+        until_sync(lambda: "key" in new_lines(log, before_us), 60, "the log names the key")
+    finally:
+        life.servers.seaweed.allow()
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    assert gaps(life, before_us) == {}
+
+
+def new_lines(log: Path, since_us: int) -> str:
+    """What was logged since then."""
+    since = civil.rfc3339(since_us)
+    lines = log.read_text("utf-8", "replace").splitlines()
+    return "\n".join(line for line in lines if _time_of(line) >= since)
+
+
+def _time_of(line: str) -> str:
+    try:
+        return str(json.loads(line).get("timestamp", ""))
+    except json.JSONDecodeError:
+        return ""
+
+
+def test_wrong_credentials_are_named(life: Life) -> None:
+    """A service with a wrong password says which it is, without a traceback."""
+    wrong = life.folder / "wrong.password"
+    wrong.write_text("not the password")
+    said = life.city.command_fails("migrate", env={"LAMPPOST_POSTGRES__PASSWORD_FILE": str(wrong)})
+    assert "password" in said and "Traceback" not in said
 
 
 def test_a_dead_recorder_is_replaced(life: Life, record_property: object) -> None:
