@@ -10,6 +10,8 @@ Below `spool/<recorder>/`:
   removes it at its expiry, unless a hold covers it.
 - `state/<camera>.json`: up to when the camera's time is accounted for (recorded or a gap).
 - `epoch`: the last epoch this recorder used.
+- `lock`: held by the recorder while it lives; a folder whose lock is free is nobody's, and others
+  on the volume may take what it left.
 
 `<id>` is `{start_us:020d}-{camera_id}-{uuid}`, so that a listing is in order of time.
 All functions block: call them on a media thread or through `asyncio.to_thread`.
@@ -17,6 +19,8 @@ All functions block: call them on a media thread or through `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +97,46 @@ def _decode(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
         raise LamppostError(Kind.CORRUPT, f"Cannot read {path.name}: {error}.") from error
+
+
+class FolderLock:
+    """A recorder's hold on its folder; it ends with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lock"
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """Take it, unless another process has it; whether it is this one's now. OSError where the
+        volume refuses."""
+        if self._fd >= 0:
+            return True
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@contextlib.contextmanager
+def abandoned(folder: Path) -> Iterator[bool]:
+    """Whether no recorder lives in the folder; while the block runs none begins to."""
+    lock = FolderLock(folder)
+    try:
+        yield lock.acquire()
+    finally:
+        lock.release()
 
 
 class RecorderSpool:

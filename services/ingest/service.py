@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from services.ingest import adoption
 from services.ingest.live import LiveHub
 from services.ingest.media import (
     FragmentWritten,
@@ -31,15 +32,16 @@ from shared import log, metrics
 from shared.clock import SECOND_US, HeldClock
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import LamppostError
-from shared.messages import FramesPassedOver
+from shared.messages import FramesPassedOver, SpoolWaiting
 from shared.platform import Platform
 from shared.runtime import Stop, loop
 from shared.settings import Settings
-from shared.spool import RecorderSpool
+from shared.spool import FolderLock, RecorderSpool
 
 if TYPE_CHECKING:
     from shared.internal_http import InternalServer
 
+ADOPT_EVERY_S = 10.0
 EVENTS_WAIT_S = 0.5
 LAST_WORDS_S = 0.5
 """How long the end waits for the bus to take the last statuses."""
@@ -59,7 +61,7 @@ class IngestService:
         self._spool = spool
         recorder = settings.instance
         self._book = StatusBook(self._clock, recorder, media.epoch)
-        self._gauge = SpoolGauge(spool.new, self._clock)
+        self._gauge = SpoolGauge(spool.new, self._clock, settings.ingest.segment_s)
         self._hub = LiveHub()
         self._out = Outgoing(platform.bus, self._clock, recorder, self._frame_done)
         self.membership = Membership(
@@ -96,9 +98,11 @@ class IngestService:
             asyncio.create_task(self._out.send_statuses(ended)),
             asyncio.create_task(self._out.send_accounts(ended)),
         ]
-        everything = [following, *moving]
+        everything = [following, asyncio.create_task(self._adopt(stop)), *moving]
         server: InternalServer | None = None
+        lock = FolderLock(self._spool.dir)
         try:
+            self._take_place(lock)
             # Recording first; who listens can wait for the server and what it imports.
             server = await self._listen()
             everything.append(asyncio.create_task(self._report(alone)))
@@ -116,11 +120,22 @@ class IngestService:
                 for task in everything:
                     task.cancel()
                 results = await asyncio.gather(*everything, return_exceptions=True)
+                lock.release()
                 if server is not None:
                     await server.stop()
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    def _take_place(self, lock: FolderLock) -> None:
+        """Say on the volume that this recorder lives. Without that it records all the same."""
+        try:
+            if lock.acquire():
+                return
+            cause = "another process is in this recorder's folder; each needs LAMPPOST_INSTANCE"
+        except OSError as error:
+            cause = str(error)
+        self._log.error("the spool folder is not this recorder's alone", cause=cause)
 
     async def _listen(self) -> InternalServer | None:
         http = await asyncio.to_thread(importlib.import_module, "services.ingest.recorder_http")
@@ -149,10 +164,18 @@ class IngestService:
 
     async def report(self) -> None:
         """Queue the status of every camera and of this recorder."""
-        usage = await asyncio.to_thread(self._gauge.read)
+        usage = await asyncio.to_thread(self._gauge.read, self._growing())
         for camera_id in self._book.camera_ids:
             self._out.status(self._book.message(camera_id))
         self._out.status(self._book.recorder_message(usage))
+
+    def _growing(self) -> list[SpoolWaiting]:
+        """What the segments that are being written hold so far."""
+        return [
+            SpoolWaiting(camera_id, fragments[0].start_us, fragments[-1].end_us)
+            for camera_id in self._book.camera_ids
+            for _, fragments in self._hub.open_segments(camera_id)
+        ]
 
     def _take(self, event: MediaEvent) -> None:
         if isinstance(event, FragmentWritten):
@@ -174,6 +197,14 @@ class IngestService:
             metrics.RECORDED_SECONDS.inc(max(0, span_us) / SECOND_US)
         else:
             assert isinstance(event, GapFiled)
+
+    async def _adopt(self, stop: Stop) -> None:
+        """File what dead recorders on this volume left half-written."""
+        while not await stop.sleep(self._clock, ADOPT_EVERY_S):
+            try:
+                await asyncio.to_thread(adoption.adopt, self._spool, self._clock.now_us())
+            except OSError as error:
+                self._log.warning("other spools cannot be looked at", cause=str(error))
 
     async def _report(self, stop: Stop) -> None:
         """A status of everything at each interval."""

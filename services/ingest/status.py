@@ -7,15 +7,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from services.ingest.media import FragmentWritten, OpenSegment, StateChanged
+from services.ingest.waiting import Waiting, filed, merged
 from shared import metrics
 from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, Fragment, GapReason, RecordingState
-from shared.messages import RecorderStatus, StatusChanged
+from shared.messages import RecorderStatus, SpoolWaiting, StatusChanged
 
 WINDOW = 16
 """Fragments that picture rate and bit rate are measured over."""
@@ -166,6 +168,7 @@ class StatusBook:
             spool_bytes=usage.size_bytes,
             free_bytes=usage.free_bytes,
             stopped=stopped,
+            waiting=usage.waiting,
         )
 
     def _camera(self, camera_id: str) -> CameraStatus:
@@ -203,26 +206,32 @@ class SpoolUsage(NamedTuple):
     items: int
     size_bytes: int
     free_bytes: int
+    waiting: tuple[SpoolWaiting, ...] = ()
 
 
 class SpoolGauge:
     """Measures one recorder's `new/`. Blocking: called on a thread, by one task.
 
-    A look costs time with the number of files, memory never. After a look that took long the next
-    waits so long that looking stays under one per cent of the time.
+    A look costs time with the number of files, and memory within a limit. After a look that took
+    long the next waits so long that looking stays under one per cent of the time.
     """
 
-    def __init__(self, new: Path, clock: Clock) -> None:
+    def __init__(self, new: Path, clock: Clock, segment_s: float = 60.0) -> None:
         self._new = new
         self._clock = clock
+        self._waiting = Waiting(new, segment_s)
         self._counted = (0, 0)
+        self._spans: list[SpoolWaiting] = []
         self._next_us = 0
 
-    def read(self) -> SpoolUsage:
-        """Items and bytes as of the last look, and free bytes now."""
+    def read(self, growing: Sequence[SpoolWaiting] = ()) -> SpoolUsage:
+        """Items, bytes and spans as of the last look, with those being written, and free bytes
+        now."""
         started_us = self._clock.monotonic_us()
         if started_us >= self._next_us:
-            self._counted = count(self._new)
+            items, size, videos = filed(self._new)
+            self._counted = items, size
+            self._spans = self._waiting.look(videos)
             took_us = self._clock.monotonic_us() - started_us
             self._next_us = started_us + 100 * took_us
         room = os.statvfs(self._new)
@@ -231,18 +240,4 @@ class SpoolGauge:
         metrics.SPOOL_ITEMS.set(self._counted[0])
         metrics.SPOOL_BYTES.set(self._counted[1])
         metrics.DISK_FREE_RATIO.labels("spool").set(free / total)
-        return SpoolUsage(*self._counted, free)
-
-
-def count(folder: Path) -> tuple[int, int]:
-    """Filed items and their bytes, holding one name at a time."""
-    items = size = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith((".mp4", ".gap.json")):
-                try:
-                    size += entry.stat().st_size
-                except FileNotFoundError:
-                    continue
-                items += 1
-    return items, size
+        return SpoolUsage(*self._counted, free, merged([*self._spans, *growing]))
