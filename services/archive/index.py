@@ -170,16 +170,14 @@ class SightingIndexer:
                     rows.append(row)
             rows.sort(key=itemgetter(0))  # each page of the key's index is met once
             written = await queries.upsert_sightings(connection, rows)
-            there = {row[0] for row in rows}
-            lone = await queries.ranks(connection, news.pictures.keys() - there)
-            pictures = [
-                (key, *one) for key, one in news.pictures.items() if key in there or key in lone
-            ]
+            days = {row[0]: row[queries.DATE] for row in rows}
+            days |= await queries.days(connection, news.pictures.keys() - days.keys())
+            pictures = [(key, days[key], *one) for key, one in news.pictures.items() if key in days]
             await queries.upsert_thumbnails(connection, pictures)
         metrics.SIGHTINGS_INDEXED.inc(written)
         # Committed: from here on these are old.
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
-        self._shown.update((key, taken_us) for key, taken_us, _ in pictures)
+        self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
 
     async def _look_up(self, heads: Sequence[tuple[Head, Record]]) -> None:
         """How new the table's rows and pictures are, of those not remembered. What is remembered

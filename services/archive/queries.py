@@ -122,7 +122,11 @@ async def insert_segments(
     await connection.execute(
         sa.insert(tables.segment_fragments),
         [
-            {"segment_id": one.segment.id, "data": rows.pack_fragments(one.segment.fragments)}
+            {
+                "segment_id": one.segment.id,
+                "recording_date": one.recording_date,
+                "data": rows.pack_fragments(one.segment.fragments),
+            }
             for one in accepted
         ],
     )

@@ -24,11 +24,11 @@ from shared.sightings import Zone, zones_version
 _sighting, _thumbnail, _zone = tables.sighting, tables.thumbnail, tables.zone
 CHUNK = 500
 MAX_SILENT = 2_000
-THUMBNAIL_COLUMNS = ("sighting_id", "captured_us", "jpeg")
+THUMBNAIL_COLUMNS = ("sighting_id", "recording_date", "captured_us", "jpeg")
 EXPIRES = SIGHTING_COLUMNS.index("expires_at_us")
 _END, _ENDED, _SENT = map(SIGHTING_COLUMNS.index, ("end_us", "ended", "sent_at_us"))
-_DATE = SIGHTING_COLUMNS.index("recording_date")
-_KEPT = ("id", "camera_id", "start_us")
+DATE = SIGHTING_COLUMNS.index("recording_date")
+_KEPT = ("id", "camera_id", "start_us", "recording_date")
 """What no update of a sighting changes."""
 
 
@@ -53,7 +53,7 @@ def _upsert_sighting(dialect: str) -> Any:
     insert = _insert(dialect, _sighting)
     new, old = insert.excluded, _sighting.c
     return insert.on_conflict_do_update(
-        index_elements=["id"],
+        index_elements=["id", "recording_date"],
         set_={name: new[name] for name in SIGHTING_COLUMNS if name not in _KEPT},
         where=sa.tuple_(new.end_us, new.ended, new.sent_at_us)
         > sa.tuple_(old.end_us, old.ended, old.sent_at_us),
@@ -64,8 +64,8 @@ def _upsert_thumbnail(dialect: str) -> Any:
     """The newest picture is the best: a detector replaces it only by a better one."""
     insert = _insert(dialect, _thumbnail)
     return insert.on_conflict_do_update(
-        index_elements=["sighting_id"],
-        set_={name: insert.excluded[name] for name in THUMBNAIL_COLUMNS[1:]},
+        index_elements=["sighting_id", "recording_date"],
+        set_={name: insert.excluded[name] for name in THUMBNAIL_COLUMNS[2:]},
         where=insert.excluded.captured_us > _thumbnail.c.captured_us,
     )
 
@@ -103,7 +103,7 @@ async def upsert_sightings(connection: AsyncConnection, found: Sequence[tuple[An
     if not found:
         return 0
     if connection.dialect.name == "sqlite":
-        found = [(*row[:_DATE], _text(row[_DATE]), *row[_DATE + 1 :]) for row in found]
+        found = [(*row[:DATE], _text(row[DATE]), *row[DATE + 1 :]) for row in found]
     return await _upsert(connection, _upsert_sighting, SIGHTING_COLUMNS, found)
 
 
@@ -114,11 +114,15 @@ def _text(day: date) -> str:
 
 
 async def upsert_thumbnails(
-    connection: AsyncConnection, found: Sequence[tuple[str, int, bytes]]
+    connection: AsyncConnection, found: Sequence[tuple[str, date, int, bytes]]
 ) -> None:
-    """Pictures of sightings that have a row: id, capture time, JPEG."""
-    if found:
-        await _upsert(connection, _upsert_thumbnail, THUMBNAIL_COLUMNS, found)
+    """Pictures of sightings that have a row: id, the row's date, capture time, JPEG."""
+    if not found:
+        return
+    rows: Sequence[tuple[Any, ...]] = found
+    if connection.dialect.name == "sqlite":
+        rows = [(row[0], _text(row[1]), *row[2:]) for row in found]
+    await _upsert(connection, _upsert_thumbnail, THUMBNAIL_COLUMNS, rows)
 
 
 def rank_of(row: Sequence[Any]) -> Rank:
@@ -131,6 +135,14 @@ async def ranks(connection: AsyncConnection, sighting_ids: Collection[str]) -> d
     names = ("end_us", "ended", "sent_at_us")
     rows = await _those(connection, _sighting, "id", names, sighting_ids)
     return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+async def days(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, date]:
+    """The dates under which these sightings stand, of those that have a row."""
+    rows = await _those(connection, _sighting, "id", ("recording_date",), sighting_ids)
+    return {
+        row[0]: date.fromisoformat(row[1]) if isinstance(row[1], str) else row[1] for row in rows
+    }
 
 
 async def pictured(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, int]:

@@ -208,10 +208,12 @@ class SightingRows:
         self, sighting: Sighting, now_us: int, *, ended: bool, sent_at_us: int
     ) -> tuple[Any, ...]:
         """The values of `SIGHTING_COLUMNS`. It expires with its footage, never by a time to come.
-        What the struct does not know is not kept (invariant 11)."""
+        It stands under the date on which it begins, so that no update moves it to another
+        partition (docs/decisions/0009). What the struct does not know is not kept (invariant 11).
+        """
         end_us = min(sighting.end_us, now_us)
+        day = self._date(sighting.start_us + 1)  # a day's instants are up to its last midnight
         expires_us = self._expiry(end_us)
-        day = self._date(sighting.end_us)
         colours = sighting.colours
         return (
             sighting.id,

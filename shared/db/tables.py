@@ -1,5 +1,7 @@
-"""The schema, as SQLAlchemy Core tables: SQLite now, the same on PostgreSQL.
+"""The schema, as SQLAlchemy Core tables, the same on SQLite and PostgreSQL.
 
+Text is ordered by its bytes on both. Tables that grow with the footage have the recording date in
+their key: PostgreSQL keeps a partition of each for each date (shared/db/partitions.py).
 Migrations build it (shared/db/migrations); a test compares the two. One writer each: camera, zone,
 hold, user, api_key, session, setup_link, media_session, webhook* (api) · segment (archive inserts,
 retention ends) · gap, sighting, thumbnail (archive) · tombstone, purge_claim, breaker, policy,
@@ -10,29 +12,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from shared.db.columns import BY_DAY
+from shared.db.columns import day as _day
+from shared.db.columns import key as _id
+from shared.db.columns import metadata as metadata
+from shared.db.columns import string as _string
+from shared.db.columns import text as _text
+from shared.db.columns import us as _us
 from shared.db.indexes import SEGMENT_COVERAGE, SIGHTING_SEARCH
 from shared.db.webhook_tables import delivery_table, webhook_table
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _id(**kw: object) -> sa.Column[str]:
-    return sa.Column("id", sa.String(64), primary_key=True)
-
-
-def _us(name: str, nullable: bool = False) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=nullable)
-
-
-def _text(name: str, size: int = 200, default: str | None = "") -> sa.Column[str]:
-    return sa.Column(name, sa.String(size), nullable=False, server_default=default)
-
 
 camera = sa.Table(
     "camera",
@@ -53,7 +41,7 @@ zone = sa.Table(
     "zone",
     metadata,
     _id(),
-    sa.Column("camera_id", sa.String(63), nullable=False, index=True),
+    sa.Column("camera_id", _string(63), nullable=False, index=True),
     _text("kind", 8, None),
     _text("name"),
     sa.Column("points", sa.JSON, nullable=False),
@@ -67,16 +55,16 @@ segment = sa.Table(
     "segment",
     metadata,
     _id(),
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     _us("start_us"),
     _us("end_us"),
     _us("effective_start_us"),
     _us("effective_end_us"),
-    sa.Column("recording_date", sa.Date, nullable=False),
+    _day(),
     _us("expires_at_us"),
     sa.Column("policy_version", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),  # live | purging
-    sa.Column("claim_id", sa.String(64), nullable=True, index=True),
+    sa.Column("state", _string(10), nullable=False),  # live | purging
+    sa.Column("claim_id", _string(64), nullable=True, index=True),
     _text("key", 200, None),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     _text("sha256", 64, None),
@@ -97,7 +85,7 @@ segment = sa.Table(
     _text("software", 64),
     _us("committed_at_us"),
     # The boxes object beside it, and what detection saw of it: null until that is written.
-    sa.Column("boxes_sha256", sa.String(64), nullable=True),
+    sa.Column("boxes_sha256", _string(64), nullable=True),
     _us("boxes_size_bytes", nullable=True),
     sa.Column("boxes_partial", sa.Boolean, nullable=True),
     _us("analysed_us", nullable=True),
@@ -113,40 +101,44 @@ segment = sa.Table(
         sqlite_where=sa.text("analysed_us IS NULL"),
         postgresql_where=sa.text("analysed_us IS NULL"),
     ),
-    sa.UniqueConstraint("key"),
+    sa.UniqueConstraint("key", "recording_date"),
+    postgresql_partition_by=BY_DAY,
 )
 
 segment_fragments = sa.Table(
     "segment_fragments",
     metadata,
-    sa.Column("segment_id", sa.String(64), primary_key=True),
+    sa.Column("segment_id", _string(64), primary_key=True),
+    _day(),  # the segment's
     sa.Column("data", sa.LargeBinary, nullable=False),  # msgpack of tuple[Fragment, ...]
+    postgresql_partition_by=BY_DAY,
 )
 
 gap = sa.Table(
     "gap",
     metadata,
     _id(),
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     _us("start_us"),
     _us("end_us"),
-    sa.Column("recording_date", sa.Date, nullable=False),
+    _day(),
     _text("reason", 32, None),
     _text("detail", 500),
     _text("recorder", 100),
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
     _us("committed_at_us"),
     sa.Index("ix_gap_camera_end", "camera_id", "end_us"),
+    postgresql_partition_by=BY_DAY,
 )
 
 sighting = sa.Table(
     "sighting",
     metadata,
     _id(),
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     _us("start_us"),
     _us("end_us"),
-    sa.Column("recording_date", sa.Date, nullable=False),
+    _day(),  # on which it begins, so that no update moves it (docs/decisions/0009)
     _us("expires_at_us"),
     _text("class_name", 32, None),
     sa.Column("confidence", sa.Float, nullable=False),
@@ -155,9 +147,9 @@ sighting = sa.Table(
     sa.Column("max_x", sa.Float, nullable=False),
     sa.Column("max_y", sa.Float, nullable=False),
     _text("speed", 8, None),
-    sa.Column("colour_upper", sa.String(8), nullable=True),
-    sa.Column("colour_lower", sa.String(8), nullable=True),
-    sa.Column("colour_vehicle", sa.String(8), nullable=True),
+    sa.Column("colour_upper", _string(8), nullable=True),
+    sa.Column("colour_lower", _string(8), nullable=True),
+    sa.Column("colour_vehicle", _string(8), nullable=True),
     sa.Column("ended", sa.Boolean, nullable=False),
     _us("zones_version"),
     sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
@@ -171,14 +163,17 @@ sighting = sa.Table(
         postgresql_where=sa.text("NOT ended"),
     ),
     sa.Index("ix_sighting_expires", "expires_at_us"),
+    postgresql_partition_by=BY_DAY,
 )
 
 thumbnail = sa.Table(
     "thumbnail",
     metadata,  # lives and dies with its sighting's row
-    sa.Column("sighting_id", sa.String(64), primary_key=True),
+    sa.Column("sighting_id", _string(64), primary_key=True),
+    _day(),  # the sighting's
     _us("captured_us"),
     sa.Column("jpeg", sa.LargeBinary, nullable=False),
+    postgresql_partition_by=BY_DAY,
 )
 
 policy = sa.Table(
@@ -210,7 +205,7 @@ hold = sa.Table(
     _us("ends_at_us", nullable=True),
     _us("renewed_at_us", nullable=True),
     _us("released_at_us", nullable=True),
-    sa.Column("released_by", sa.String(64), nullable=True),
+    sa.Column("released_by", _string(64), nullable=True),
     _text("release_note", 1000),
     _us("settled_at_us", nullable=True),  # retention: tags follow the hold's end
 )
@@ -218,8 +213,8 @@ hold = sa.Table(
 hold_camera = sa.Table(
     "hold_camera",
     metadata,
-    sa.Column("hold_id", sa.String(64), primary_key=True),
-    sa.Column("camera_id", sa.String(63), primary_key=True),
+    sa.Column("hold_id", _string(64), primary_key=True),
+    sa.Column("camera_id", _string(63), primary_key=True),
     sa.Index("ix_hold_camera_camera", "camera_id"),
 )
 
@@ -227,7 +222,7 @@ purge_claim = sa.Table(
     "purge_claim",
     metadata,
     _id(),
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     sa.Column("recording_date", sa.Date, nullable=False),
     _text("worker", 100),
     _us("claimed_at_us"),
@@ -239,7 +234,7 @@ tombstone = sa.Table(
     "tombstone",
     metadata,
     _id(),  # the claim's id: one tombstone a claim
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     sa.Column("recording_date", sa.Date, nullable=False),
     sa.Column("segment_count", sa.Integer, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
@@ -255,7 +250,7 @@ tombstone = sa.Table(
 ledger_day = sa.Table(
     "ledger_day",
     metadata,  # what was committed for a camera and recording date; the breaker's basis
-    sa.Column("camera_id", sa.String(63), primary_key=True),
+    sa.Column("camera_id", _string(63), primary_key=True),
     sa.Column("recording_date", sa.Date, primary_key=True),
     sa.Column("segments", sa.Integer, nullable=False, server_default="0"),
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
@@ -277,7 +272,7 @@ breaker = sa.Table(
 retention_run = sa.Table(
     "retention_run",
     metadata,  # the last run of each worker, for whoever asks how retention stands
-    sa.Column("worker", sa.String(100), primary_key=True),
+    sa.Column("worker", _string(100), primary_key=True),
     _us("at_us"),
     sa.Column("purged", sa.Integer, nullable=False),
     _text("stopped", 40),
@@ -333,9 +328,9 @@ user = sa.Table(
     "user_account",
     metadata,
     _id(),
-    sa.Column("name", sa.String(100), nullable=False, unique=True),
+    sa.Column("name", _string(100), nullable=False, unique=True),
     _text("display_name"),
-    sa.Column("password_hash", sa.String(300), nullable=True),
+    sa.Column("password_hash", _string(300), nullable=True),
     sa.Column("roles", sa.JSON, nullable=False),
     sa.Column("districts", sa.JSON, nullable=True),  # null: all
     sa.Column("camera_ids", sa.JSON, nullable=True),
@@ -347,9 +342,9 @@ api_key = sa.Table(
     "api_key",
     metadata,
     _id(),
-    sa.Column("user_id", sa.String(64), nullable=False, index=True),
+    sa.Column("user_id", _string(64), nullable=False, index=True),
     _text("name"),
-    sa.Column("secret_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("secret_sha256", _string(64), nullable=False, unique=True),
     sa.Column("roles", sa.JSON, nullable=False),
     _us("created_at_us"),
     _us("expires_at_us", nullable=True),
@@ -360,7 +355,7 @@ session = sa.Table(
     "login_session",
     metadata,
     _id(),  # SHA-256 of the cookie's token
-    sa.Column("user_id", sa.String(64), nullable=False, index=True),
+    sa.Column("user_id", _string(64), nullable=False, index=True),
     _us("created_at_us"),
     _us("expires_at_us"),
     _us("ended_at_us", nullable=True),
@@ -379,9 +374,9 @@ media_session = sa.Table(
     "media_session",
     metadata,
     _id(),  # SHA-256 of the token
-    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("user_id", _string(64), nullable=False),
     _text("kind", 16, None),  # playback | live | clip | snapshot
-    sa.Column("camera_id", sa.String(63), nullable=False),
+    sa.Column("camera_id", _string(63), nullable=False),
     _us("start_us", nullable=True),
     _us("end_us", nullable=True),
     _text("purpose", 40, None),
@@ -397,3 +392,6 @@ media_session = sa.Table(
     sa.Index("ix_media_session_open", "closed_at_us", "expires_at_us"),
 )
 webhook, webhook_delivery = webhook_table(metadata), delivery_table(metadata)
+
+DAILY = (segment, segment_fragments, gap, sighting, thumbnail)
+"""Tables with a partition a recording date on PostgreSQL, in the order in which they are locked."""

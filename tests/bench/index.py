@@ -42,6 +42,7 @@ MANY, FEW = 20, 4
 CAMERAS = tuple(f"mk-{number:02d}" for number in range(1, 16))
 PICTURE_BYTES = 3_000
 EXPIRES = SIGHTING_COLUMNS.index("expires_at_us")
+DATE = SIGHTING_COLUMNS.index("recording_date")
 
 
 class Left(NamedTuple):
@@ -241,6 +242,7 @@ async def _peer_batch(platform: Platform, rows: SightingRows, batch: Sequence[Re
     async with platform.database.write() as connection, AsyncSession(bind=connection) as session:
         query = sa.select(StoredSighting).where(StoredSighting.id.in_(newest))
         there = {row.id: row for row in await session.scalars(query)}
+        days = {key: row.recording_date for key, row in there.items()}
         fresh: list[Any] = []
         for key, event in newest.items():
             row = there.get(key)
@@ -252,6 +254,7 @@ async def _peer_batch(platform: Platform, rows: SightingRows, batch: Sequence[Re
             if values[EXPIRES] <= NOW_US:
                 continue
             if row is None:
+                days[key] = values[DATE]
                 fresh.append(StoredSighting(**dict(zip(SIGHTING_COLUMNS, values, strict=True))))
             else:
                 for name, value in zip(SIGHTING_COLUMNS, values, strict=True):
@@ -261,7 +264,11 @@ async def _peer_batch(platform: Platform, rows: SightingRows, batch: Sequence[Re
         for key, (at_us, jpeg) in pictures.items():
             picture = shown.get(key)
             if picture is None:
-                fresh.append(StoredThumbnail(sighting_id=key, captured_us=at_us, jpeg=jpeg))
+                fresh.append(
+                    StoredThumbnail(
+                        sighting_id=key, recording_date=days[key], captured_us=at_us, jpeg=jpeg
+                    )
+                )
             elif at_us > picture.captured_us:
                 picture.captured_us, picture.jpeg = at_us, jpeg
         session.add_all(fresh)

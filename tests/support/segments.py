@@ -52,6 +52,9 @@ def make(
     return msgspec.structs.replace(made, **changes) if changes else made
 
 
+HONG_KONG = Policy(1, 30, "civil_date", "Asia/Hong_Kong")
+
+
 def day_of(segment: Segment, policy: Policy) -> date:
     """The recording date it stands under."""
     return retention.recording_date(segment.end_us, policy.zone)
@@ -81,6 +84,10 @@ def row(
     }
 
 
-def fragments_row(segment: Segment) -> dict[str, Any]:
+def fragments_row(segment: Segment, policy: Policy = HONG_KONG) -> dict[str, Any]:
     """The row of its fragment table."""
-    return {"segment_id": segment.id, "data": rows.pack_fragments(segment.fragments)}
+    return {
+        "segment_id": segment.id,
+        "recording_date": day_of(segment, policy),
+        "data": rows.pack_fragments(segment.fragments),
+    }

@@ -17,7 +17,7 @@ MAX_TEST_FILE = 600
 
 LONG_FUNCTIONS: dict[str, int] = {
     # A migration is one list of statements and never changes once it was released.
-    "shared/db/migrations/versions/2026_11_25_first.py::upgrade": 360,
+    "shared/db/migrations/versions/2026_11_25_first.py::upgrade": 367,
 }
 LONG_FILES: dict[str, int] = {}
 

@@ -402,7 +402,13 @@ async def test_thumbnail_and_boxes(tmp_path: Path) -> None:
         await w.add(of)
         assert (await w.get("/a/thumbnail")).status_code == 404
         await w.api.insert(
-            tables.thumbnail, {"sighting_id": "a", "captured_us": of.start_us, "jpeg": b"\xff\xd8x"}
+            tables.thumbnail,
+            {
+                "sighting_id": "a",
+                "recording_date": retention.recording_date(of.start_us + 1, made.POLICY.zone),
+                "captured_us": of.start_us,
+                "jpeg": b"\xff\xd8x",
+            },
         )
         reply = await w.get("/a/thumbnail")
         assert reply.content == b"\xff\xd8x"

@@ -56,7 +56,10 @@ class World:
             await connection.execute(sa.insert(tables.sighting).values(row))
             await connection.execute(
                 sa.insert(tables.thumbnail).values(
-                    sighting_id=one.id, captured_us=START_US, jpeg=b"\xff\xd8\xff"
+                    sighting_id=one.id,
+                    recording_date=row["recording_date"],
+                    captured_us=START_US,
+                    jpeg=b"\xff\xd8\xff",
                 )
             )
 
