@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from datetime import UTC, date
@@ -18,6 +19,16 @@ OBJECT_KEY = re.compile(
 def new_id() -> str:
     """A fresh random identifier (UUID 4)."""
     return str(uuid.uuid4())
+
+
+def new_ids(count: int) -> list[str]:
+    """As many of them: the system is asked once, which for a thousand events is what counts."""
+    digits = os.urandom(16 * count).hex()
+    found = (digits[first : first + 32] for first in range(0, len(digits), 32))
+    return [
+        f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
+        for h in found
+    ]
 
 
 def derived_id(*parts: object) -> str:

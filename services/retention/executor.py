@@ -25,13 +25,13 @@ from typing import NamedTuple
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.retention import queries
+from services.retention import queries, queries_claims
 from services.retention.plan import PlannedClaim
+from services.retention.queries_claims import PurgeRow
 from shared import ids, log, metrics, outbox, retention
 from shared.blobs import Blobs
 from shared.bus import Message
 from shared.db import holds as stored_holds
-from shared.db.rows import facts_of
 from shared.domain import Hold
 from shared.errors import Kind, LamppostError
 from shared.messages import SEGMENTS, SegmentPurged
@@ -53,7 +53,7 @@ class Claim(NamedTuple):
     recording_date: date
     policy_version: int
     claimed_at_us: int
-    rows: Sequence[RowMapping]
+    rows: Sequence[PurgeRow]
 
 
 class Executor:
@@ -119,13 +119,13 @@ class Executor:
         """Finish what a crash left: this worker's claims, and others' whose lease is over."""
         now_us = self._platform.clock.now_us()
         async with self._platform.database.read() as connection:
-            found = await queries.open_claims(connection, self._worker, now_us - LEASE_US)
+            found = await queries_claims.open_claims(connection, self._worker, now_us - LEASE_US)
         purged = 0
         for row in found:
             if not self._may_delete():
                 break
             async with self._platform.database.read() as connection:
-                rows = await queries.claimed_rows(connection, row["id"])
+                rows = await queries_claims.claimed_rows(connection, row["id"])
             _log.info("resuming a purge", claim=row["id"], segments=len(rows))
             purged += await self._try_to_finish(
                 Claim(
@@ -143,7 +143,9 @@ class Executor:
         """Ask the rule again inside the camera's lock and mark what is due; None: nothing was."""
         async with self._platform.database.write([planned.camera_id]) as connection:
             now_us = self._platform.clock.now_us()
-            rows = await queries.live_rows(connection, planned.camera_id, planned.segment_ids)
+            rows = await queries_claims.live_rows(
+                connection, planned.camera_id, planned.segment_ids
+            )
             chosen = await self._due(connection, planned.camera_id, rows, now_us)
             if not chosen:
                 return None
@@ -155,7 +157,7 @@ class Executor:
                 now_us,
                 chosen,
             )
-            await queries.insert_claim(
+            await queries_claims.insert_claim(
                 connection,
                 {
                     "id": claim.id,
@@ -165,7 +167,7 @@ class Executor:
                     "claimed_at_us": now_us,
                     "policy_version": policy_version,
                 },
-                [row["id"] for row in chosen],
+                [row.id for row in chosen],
             )
         return claim
 
@@ -173,9 +175,9 @@ class Executor:
         self,
         connection: AsyncConnection,
         camera_id: str,
-        rows: Sequence[RowMapping],
+        rows: Sequence[PurgeRow],
         now_us: int,
-    ) -> list[RowMapping]:
+    ) -> list[PurgeRow]:
         """The rows that are past expiry and that nothing protects, by the holds as they are now."""
         if not rows:
             return []
@@ -183,11 +185,8 @@ class Executor:
         return [
             row
             for row in rows
-            if row["expires_at_us"] <= now_us
-            and (
-                not holds
-                or retention.protection(facts_of(row), holds, now_us)[0] is Protection.NONE
-            )
+            if row.expires_at_us <= now_us
+            and (not holds or retention.protection(row.facts, holds, now_us)[0] is Protection.NONE)
         ]
 
     async def _try_to_finish(self, claim: Claim) -> int:
@@ -203,15 +202,17 @@ class Executor:
 
     async def finish(self, claim: Claim) -> int:
         """Bytes, journal, rows; how many segments this call brought to their end."""
-        await delete_bytes(self._platform.blobs, [row["key"] for row in claim.rows])
+        await delete_bytes(self._platform.blobs, [row.key for row in claim.rows])
         gone_us = self._platform.clock.now_us()
         tombstone = self._tombstone(claim, gone_us) if claim.rows else None
         if tombstone is not None:
             await asyncio.to_thread(self._write_down, tombstone)
         async with self._platform.database.write([claim.camera_id]) as connection:
-            if await queries.has_tombstone(connection, claim.id):
+            if await queries_claims.has_tombstone(connection, claim.id):
                 return 0  # another worker finished the same claim
-            await queries.finish(connection, claim.id, row_of(tombstone) if tombstone else None)
+            await queries_claims.finish(
+                connection, claim.id, row_of(tombstone) if tombstone else None
+            )
             if tombstone is None:
                 return 0
             span = (
@@ -237,7 +238,7 @@ class Executor:
 
     def _tombstone(self, claim: Claim, gone_us: int) -> Tombstone:
         segments = tuple(
-            Purged(row["id"], row["start_us"], row["end_us"], row["sha256"], row["size_bytes"])
+            Purged(row.id, row.start_us, row.end_us, row.sha256, row.size_bytes)
             for row in claim.rows
         )
         return Tombstone(
@@ -246,7 +247,7 @@ class Executor:
             recording_date=claim.recording_date,
             segments=segments,
             policy_version=claim.policy_version,
-            due_at_us=min(row["expires_at_us"] for row in claim.rows),
+            due_at_us=min(row.expires_at_us for row in claim.rows),
             claimed_at_us=claim.claimed_at_us,
             bytes_gone_at_us=gone_us,
             written_at_us=self._platform.clock.now_us(),
@@ -261,15 +262,15 @@ async def delete_bytes(blobs: Blobs, keys: Sequence[str]) -> None:
 
 
 async def holds_touching(
-    connection: AsyncConnection, camera_id: str, rows: Sequence[RowMapping]
+    connection: AsyncConnection, camera_id: str, rows: Sequence[PurgeRow]
 ) -> list[Hold]:
     """Every hold that can bear on these rows of a camera."""
-    slack = max(MIN_UNCERTAINTY_US, *(row["clock_uncertainty_us"] for row in rows))
+    slack = max(MIN_UNCERTAINTY_US, *(row.clock_uncertainty_us for row in rows))
     return await stored_holds.load(
         connection,
         cameras=[camera_id],
-        start_us=min(row["start_us"] for row in rows) - slack,
-        end_us=max(row["end_us"] for row in rows) + slack,
+        start_us=min(row.start_us for row in rows) - slack,
+        end_us=max(row.end_us for row in rows) + slack,
     )
 
 
@@ -314,15 +315,11 @@ def _sighting_facts(row: RowMapping) -> Facts:
 
 
 def _events(tombstone: Tombstone) -> list[Message]:
-    return [
-        outbox.event(
-            SEGMENTS.name,
-            tombstone.camera_id,
-            SegmentPurged(
-                segment.id, tombstone.camera_id, segment.start_us, segment.end_us, tombstone.id
-            ),
-            source="retention",
-            at_us=tombstone.bytes_gone_at_us,
-        )
+    camera_id = tombstone.camera_id
+    gone = [
+        SegmentPurged(segment.id, camera_id, segment.start_us, segment.end_us, tombstone.id)
         for segment in tombstone.segments
     ]
+    return outbox.events(
+        SEGMENTS.name, camera_id, gone, source="retention", at_us=tombstone.bytes_gone_at_us
+    )

@@ -1,4 +1,4 @@
-"""All SQL of retention. Set-based: a claim of 500 segments is a handful of statements."""
+"""SQL of retention but for claims (queries_claims) and the clock (queries_clock)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import HOUR_US
 from shared.db import tables
-from shared.domain import Hold, HoldKind
-from shared.retention import MIN_UNCERTAINTY_US, Policy
+from shared.domain import HoldKind
+from shared.retention import Policy
 
 LIVE, PURGING = "live", "purging"
 LONGEST_SEGMENT_US = HOUR_US
 CHUNK = 500
 _segment, _sighting, _hold = tables.segment, tables.sighting, tables.hold
-_breaker, _policy, _claim = tables.breaker, tables.policy, tables.purge_claim
-
-PURGE_COLUMNS = (
-    _segment.c.id,
-    _segment.c.camera_id,
-    _segment.c.start_us,
-    _segment.c.end_us,
-    _segment.c.expires_at_us,
-    _segment.c.clock_uncertainty_us,
-    _segment.c.recording_date,
-    _segment.c.size_bytes,
-    _segment.c.sha256,
-    _segment.c.key,
-)
+_breaker, _policy = tables.breaker, tables.policy
 
 
 # Policy
@@ -129,88 +116,6 @@ async def ledger_counts(connection: AsyncConnection, dates: Collection[date]) ->
         .group_by(table.c.recording_date)
     )
     return {day: int(count) for day, count in await connection.execute(query)}
-
-
-async def due_page(
-    connection: AsyncConnection, now_us: int, after: tuple[int, str, str] | None, limit: int
-) -> Sequence[RowMapping]:
-    """Live segments past expiry in order of (expiry, camera, id), after that place."""
-    order = (_segment.c.expires_at_us, _segment.c.camera_id, _segment.c.id)
-    query = (
-        sa.select(*PURGE_COLUMNS)
-        .where(_segment.c.state == LIVE, _segment.c.expires_at_us <= now_us)
-        .order_by(*order)
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(
-            _segment.c.expires_at_us >= after[0],
-            sa.tuple_(*order) > sa.tuple_(*(sa.literal(part) for part in after)),
-        )
-    return (await connection.execute(query)).mappings().all()
-
-
-# Claims
-
-
-async def live_rows(
-    connection: AsyncConnection, camera_id: str, segment_ids: Sequence[str]
-) -> Sequence[RowMapping]:
-    """Those of the segments that are still live."""
-    query = sa.select(*PURGE_COLUMNS).where(
-        _segment.c.id.in_(segment_ids),
-        _segment.c.state == LIVE,
-        _segment.c.camera_id == camera_id,
-    )
-    return (await connection.execute(query)).mappings().all()
-
-
-async def insert_claim(
-    connection: AsyncConnection, values: dict[str, Any], segment_ids: Sequence[str]
-) -> None:
-    """The point of no return: the segments are purging, under this claim."""
-    await connection.execute(sa.insert(_claim).values(values))
-    await connection.execute(
-        sa.update(_segment)
-        .where(_segment.c.id.in_(segment_ids))
-        .values(state=PURGING, claim_id=values["id"])
-    )
-
-
-async def open_claims(
-    connection: AsyncConnection, worker: str, others_before_us: int
-) -> Sequence[RowMapping]:
-    """Unfinished claims of this worker, and those that another began before that time."""
-    query = (
-        sa.select(_claim)
-        .where(sa.or_(_claim.c.worker == worker, _claim.c.claimed_at_us < others_before_us))
-        .order_by(_claim.c.claimed_at_us, _claim.c.id)
-        .limit(CHUNK)
-    )
-    return (await connection.execute(query)).mappings().all()
-
-
-async def claimed_rows(connection: AsyncConnection, claim_id: str) -> Sequence[RowMapping]:
-    """The segments of a claim."""
-    query = sa.select(*PURGE_COLUMNS).where(_segment.c.claim_id == claim_id)
-    return (await connection.execute(query)).mappings().all()
-
-
-async def has_tombstone(connection: AsyncConnection, claim_id: str) -> bool:
-    """Whether the claim is finished."""
-    query = sa.select(tables.tombstone.c.id).where(tables.tombstone.c.id == claim_id)
-    return (await connection.execute(query)).first() is not None
-
-
-async def finish(connection: AsyncConnection, claim_id: str, row: dict[str, Any] | None) -> None:
-    """The tombstone stands (None: nothing was left to tell of), the rows are gone."""
-    if row is not None:
-        await connection.execute(sa.insert(tables.tombstone).values(row))
-    fragments = tables.segment_fragments
-    ids = sa.select(_segment.c.id).where(_segment.c.claim_id == claim_id)
-    await connection.execute(sa.delete(fragments).where(fragments.c.segment_id.in_(ids)))
-    await connection.execute(sa.delete(_segment).where(_segment.c.claim_id == claim_id))
-    await connection.execute(sa.delete(_claim).where(_claim.c.id == claim_id))
 
 
 # Sightings
@@ -317,24 +222,6 @@ async def settle(connection: AsyncConnection, hold_ids: Sequence[str], now_us: i
     await connection.execute(
         sa.update(_hold).where(_hold.c.id.in_(hold_ids)).values(settled_at_us=now_us)
     )
-
-
-async def touched(
-    connection: AsyncConnection, hold: Hold, committed_after_us: int = 0
-) -> Sequence[RowMapping]:
-    """Live segments that the hold's predicate touches, each widened by its clock uncertainty."""
-    slack = sa.case(
-        (_segment.c.clock_uncertainty_us > MIN_UNCERTAINTY_US, _segment.c.clock_uncertainty_us),
-        else_=MIN_UNCERTAINTY_US,
-    )
-    query = sa.select(*PURGE_COLUMNS).where(
-        _segment.c.camera_id.in_(hold.camera_ids),
-        _segment.c.state == LIVE,
-        _segment.c.committed_at_us >= committed_after_us,
-        _segment.c.end_us > hold.start_us - slack,
-        _segment.c.start_us < hold.end_us + slack,
-    )
-    return (await connection.execute(query)).mappings().all()
 
 
 # Breaker and runs

@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from services.retention import breaker, plan, queries
+from services.retention import breaker, plan, queries, queries_claims
 from services.retention.doubt import Watch
 from services.retention.executor import Executor, purge_sightings
-from services.retention.plan import Due, Plan
+from services.retention.plan import Plan
 from services.retention.policy import ensure_policy
 from services.retention.tags import Tags
 from shared import log, metrics, standing
 from shared.clock import DAY_US, HOUR_US
 from shared.db import holds as stored
 from shared.db import policies
-from shared.db.rows import facts_of
 from shared.errors import Kind, LamppostError
 from shared.outbox import Relay
 from shared.platform import Platform
@@ -163,22 +162,19 @@ class RetentionService:
             counts = await queries.due_counts(connection, now_us)
             ledger = await queries.ledger_counts(connection, counts)
             accepted = await queries.accepted(connection)
-            rows = await queries.due_page(connection, now_us, after, PAGE)
-            slack = max([MIN_UNCERTAINTY_US, *(row["clock_uncertainty_us"] for row in rows)])
+            due = await queries_claims.due_page(connection, now_us, after, PAGE)
+            slack = max([MIN_UNCERTAINTY_US, *(item.facts.uncertainty_us for item in due)])
             holds = (
                 await stored.load(
                     connection,
-                    start_us=min(row["start_us"] for row in rows) - slack,
-                    end_us=max(row["end_us"] for row in rows) + slack,
+                    start_us=min(item.facts.start_us for item in due) - slack,
+                    end_us=max(item.facts.end_us for item in due) + slack,
                 )
-                if rows
+                if due
                 else []
             )
         made = plan.make(
-            [
-                Due(row["id"], row["recording_date"], row["size_bytes"], facts_of(row))
-                for row in rows
-            ],
+            due,
             holds,
             now_us,
             claim_max=self._settings.retention.claim_max,
@@ -189,10 +185,10 @@ class RetentionService:
         )
         if made.stop:
             await breaker.open_breaker(self._platform, made.stop, counts, now_us)
-        if len(rows) < PAGE:
+        if len(due) < PAGE:
             return made, None
-        last = rows[-1]
-        return made, (last["expires_at_us"], last["camera_id"], last["id"])
+        last = due[-1]
+        return made, (last.facts.expires_at_us, last.facts.camera_id, last.segment_id)
 
     async def _sweep(self) -> None:
         """Sightings whose footage is gone; once an hour, uploads that were never finished."""

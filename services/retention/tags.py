@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
-from sqlalchemy import RowMapping
-
-from services.retention import queries
+from services.retention import queries, queries_claims
+from services.retention.queries_claims import PurgeRow
 from shared import civil, ids, retention
 from shared.blobs import HELD, STANDARD
 from shared.clock import SECOND_US
 from shared.db import holds as stored
-from shared.db.rows import facts_of
 from shared.domain import Hold, HoldKind
 from shared.platform import Platform
 from shared.retention import HoldState, Policy, Protection
@@ -55,29 +53,27 @@ class Tags:
     async def _tag(self, hold: Hold, holds: Sequence[Hold], now_us: int) -> None:
         after_us = self._tagged.get(hold.id, 0) - LOOK_BACK_US
         async with self._platform.database.read() as connection:
-            rows = await queries.touched(connection, hold, after_us)
+            rows = await queries_claims.touched(connection, hold, after_us)
         bound = [
-            row["key"]
+            row.key
             for row in rows
-            if any(found.id == hold.id for found in retention.binding(facts_of(row), holds))
+            if any(found.id == hold.id for found in retention.binding(row.facts, holds))
         ]
         await self._set(bound, held=True)
         self._tagged[hold.id] = now_us
 
     async def _settle(self, over: Collection[str], holds: Sequence[Hold], now_us: int) -> None:
-        freed: dict[str, RowMapping] = {}
+        freed: dict[str, PurgeRow] = {}
         for hold in holds:
             if hold.id not in over:
                 continue
             async with self._platform.database.read() as connection:
-                rows = await queries.touched(connection, hold)
-            freed.update((row["key"], row) for row in rows if now_us < row["expires_at_us"])
+                rows = await queries_claims.touched(connection, hold)
+            freed.update((row.key, row) for row in rows if now_us < row.expires_at_us)
         await self._set([key for key in freed if _free(freed[key], holds, now_us)], held=False)
         # A hold placed meanwhile may have tagged these before they were freed here: look again.
         async with self._platform.database.write() as connection:
-            again = await stored.load(
-                connection, cameras={row["camera_id"] for row in freed.values()}
-            )
+            again = await stored.load(connection, cameras={row.camera_id for row in freed.values()})
             await queries.settle(connection, sorted(over), now_us)
         await self._set([key for key in freed if not _free(freed[key], again, now_us)], held=True)
 
@@ -96,7 +92,7 @@ def _in_force(hold: Hold, now_us: int) -> bool:
     )
 
 
-def _free(row: RowMapping, holds: Sequence[Hold], now_us: int) -> bool:
+def _free(row: PurgeRow, holds: Sequence[Hold], now_us: int) -> bool:
     """Whether no officer's hold protects it (a system hold does not tag)."""
     officers = [hold for hold in holds if hold.kind is HoldKind.OFFICER]
-    return retention.protection(facts_of(row), officers, now_us)[0] is Protection.NONE
+    return retention.protection(row.facts, officers, now_us)[0] is Protection.NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from shared.bus import Bus, Message
 from shared.clock import SystemClock
 from shared.db import tables
 from shared.errors import Kind, LamppostError
-from shared.messages import SegmentArchived, decode
+from shared.messages import SegmentArchived, decode, encode
 from shared.outbox import Relay
 from shared.platform import Platform, open_platform
 from shared.runtime import Stop
@@ -92,6 +93,22 @@ async def test_events_go_out_in_order_and_the_rows_are_gone(platform: Platform) 
     ]
     assert await rows(platform) == []
     assert metrics.REGISTRY.get_sample_value("lamppost_outbox_rows", {"service": "archive"}) == 0
+
+
+async def test_events_of_one_instant_differ_in_value_and_id_alone(platform: Platform) -> None:
+    values = [SegmentArchived(f"segment-{n}", "cam", n, n + 1, 1, "0" * 64, 5) for n in range(300)]
+    sent = outbox.events("segments", "cam", values, source="archive", at_us=1)
+    one = outbox.event("segments", "cam", values[0], source="archive", at_us=1)
+    assert [message.value for message in sent] == [encode(value) for value in values]
+    found = [dict(message.headers) for message in sent]
+    names = [uuid.UUID(headers.pop("ce_id").decode()) for headers in found]
+    assert len(set(names)) == 300
+    assert {(name.version, name.variant) for name in names} == {(4, uuid.RFC_4122)}
+    assert all(
+        {**headers, "ce_id": dict(one.headers)["ce_id"]} == dict(one.headers) for headers in found
+    )
+    assert [name for name, _ in sent[0].headers] == [name for name, _ in one.headers]
+    assert outbox.events("segments", "cam", [], source="archive", at_us=1) == []
 
 
 async def test_an_undone_transaction_publishes_nothing(platform: Platform) -> None:

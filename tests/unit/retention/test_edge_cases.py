@@ -52,7 +52,7 @@ async def test_edge_01_hold_placed_while_the_purge_runs(tmp_path: Path) -> None:
         claim = await w.service()._executor.claim(
             PlannedClaim("cam-1", date(2024, 4, 16), tuple(found)), 1
         )
-        assert claim is not None and {row["id"] for row in claim.rows} == set(found[:2])
+        assert claim is not None and {row.id for row in claim.rows} == set(found[:2])
         report = await w.hold(NOON, start + 240 * SECOND_US)
         assert report.partial
         assert [(part.reason, part.start_us - start) for part in report.not_preserved] == [
