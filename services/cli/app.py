@@ -20,6 +20,7 @@ from services.cli import (
     models,
     output,
     reindex,
+    replay,
     running,
     search,
     stores,
@@ -57,7 +58,8 @@ def root(
 
 
 for module in (
-    running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor
+    running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor,
+    replay,
 ):  # fmt: skip
     module.register(app)
 

@@ -34,9 +34,12 @@ class Account(NamedTuple):
     """What a ledger says of a stretch of one camera."""
 
     recorded: list[Interval]
+    """Of the days that the stretch touches, whole."""
     gaps_us: dict[str, int]
     pending_us: int
     unaccounted_us: int
+    truncated: bool
+    """The ledger had more entries than the api gives."""
 
 
 class Archive:
@@ -57,9 +60,11 @@ class Archive:
                 fix="Use the key of somebody with the role sysadmin (and analyst, for events).",
             )
 
-    def register(self, camera_id: str, url: str, sub_url: str | None) -> None:
+    def register(
+        self, camera_id: str, url: str, sub_url: str | None = None, secret: str | None = None
+    ) -> None:
         """Add the camera, or take up one that an earlier replay left disabled."""
-        source = {"url": url, "sub_url": sub_url}
+        source = {"url": url, "sub_url": sub_url, "secret": secret}
         name = f"{NAME} {camera_id}"
         try:
             body = {"id": camera_id, "name": name, "source": source}
@@ -93,7 +98,9 @@ class Archive:
         recorded: list[Interval] = []
         gaps: dict[str, int] = {}
         pending_us = unaccounted_us = 0
+        truncated = False
         for ledger in self._days(camera_id, start_us, end_us):
+            truncated = truncated or bool(ledger["truncated"])
             for kind, span, reason in _entries(ledger):
                 length_us = intervals.total(intervals.intersect([span], [(start_us, end_us)]))
                 if kind in ("recorded", "held"):
@@ -104,9 +111,8 @@ class Archive:
                     pending_us += length_us
                 elif kind == "unaccounted":
                     unaccounted_us += length_us
-        inside = intervals.intersect(recorded, [(start_us, end_us)])
         gaps = {reason: us for reason, us in sorted(gaps.items()) if us}
-        return Account(inside, gaps, pending_us, unaccounted_us)
+        return Account(recorded, gaps, pending_us, unaccounted_us, truncated)
 
     def _days(self, camera_id: str, start_us: int, end_us: int) -> list[dict[str, Any]]:
         """The ledgers of the local days that the stretch touches; the newest first."""

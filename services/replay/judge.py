@@ -11,12 +11,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from shared import intervals
 from shared.clock import SECOND_US
 from shared.intervals import Interval
 
 EDGE_US = SECOND_US // 2
-"""What is missing for less than this is an edge: the last pictures before a cut, a clock's doubt."""
+"""What is missing for less is an edge: the last pictures before a cut, or a clock's doubt."""
 
 
 class Loss(NamedTuple):
@@ -48,7 +50,7 @@ def lateness_us(look: Look, sent: Sequence[Interval]) -> int:
     return intervals.total(intervals.intersect(sent, [(look.newest_us, look.at_us)]))
 
 
-class Spread(NamedTuple):
+class Spread(msgspec.Struct, frozen=True):
     """Of some values."""
 
     count: int

@@ -34,7 +34,7 @@ class Sent(msgspec.Struct):
     """Of main streams, all cameras together."""
     behind_max_s: float
     behind: int
-    """Moments at which the replay itself was more than 0.2 s behind: then its figures are doubtful."""
+    """Moments at which the replay itself was more than 0.2 s behind: its figures are in doubt."""
     cpu_s: float
     cpu_per_camera: float
     """Cores, of the sending processes."""

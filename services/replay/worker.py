@@ -89,9 +89,9 @@ def build(task: Task, clock: Clock, log: IO[str] | None = None) -> Server:
     return Server(street, task.host, Guard(task.user, task.password))
 
 
-async def serve(server: Server, port: int, start_us: int, voice: Voice, stop: Stop) -> None:
-    """Play until the stop, telling what was counted each second."""
-    world = server.street.world
+async def serve(server: Server, port: int, start_us: int, voice: Voice, stop: Stop) -> Word:
+    """Play until the stop, telling what was counted each second; the last word."""
+    world, began_cpu_s = server.street.world, cpu_s()
     server.street.start(start_us)
     found = await server.listen(port)
     voice.say(Word("serving", port=found))
@@ -101,27 +101,33 @@ async def serve(server: Server, port: int, start_us: int, voice: Voice, stop: St
     try:
         while not await stop.sleep(world.clock, PROGRESS_S):
             if not voice.waiting:
-                voice.say(word("progress", server, spans=False))
+                voice.say(word("progress", server, began_cpu_s, spans=False))
     finally:
         stop.set()
         await server.close()
         await asyncio.gather(turning)
+    return word("end", server, began_cpu_s, spans=True)
 
 
-def word(kind: str, server: Server, *, spans: bool) -> Word:
+def cpu_s() -> float:
+    """Of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def word(kind: str, server: Server, since_cpu_s: float, *, spans: bool) -> Word:
     """What was counted so far; what was sent when, only at the end."""
     streams: dict[str, Count] = {}
     for name, (_, stream) in server.street.streams.items():
         count = stream.count
         streams[name] = count if spans else msgspec.structs.replace(count, spans=[])
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     wheel = server.street.world.wheel
     return Word(
         kind,
         streams=streams,
         late=wheel.late,
         latest_us=wheel.latest_us,
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu_s() - since_cpu_s,
         refused_connections=server.refused,
     )
 
@@ -178,9 +184,9 @@ async def _work(clock: Clock, voice: Voice) -> None:
             stop.set()
 
         watching = asyncio.ensure_future(watch())
-        await serve(server, task.port, start_us, voice, stop)
+        last = await serve(server, task.port, start_us, voice, stop)
         await asyncio.gather(watching)
-        voice.say(word("end", server, spans=True))
+        voice.say(last)
 
 
 def run() -> int:
