@@ -1,0 +1,245 @@
+"""How connections to Kafka are made, and why one failed.
+
+aiokafka says "Unable to bootstrap" whatever is wrong: `cause` finds out by trying, so that the log
+names a wrong password, an untrusted certificate, a port that speaks otherwise, or nobody there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition, errors
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from shared.bus import Partition
+from shared.errors import Kind, LamppostError
+from shared.settings import Kafka, Settings
+
+EARLIEST, LATEST = -2, -1
+PROBE_S = 3.0
+"""Longest look at one broker when a connection failed."""
+AWAY = (errors.KafkaError, OSError, TimeoutError)
+"""What a library call raises while a broker cannot be reached, or refuses."""
+
+
+class Wire(NamedTuple):
+    """What every client of one installation's brokers is made with."""
+
+    servers: tuple[str, ...]
+    prefix: str
+    request_timeout_s: float
+    security: dict[str, Any]
+    """Keyword arguments of aiokafka; holds the password."""
+
+    def client_arguments(self, client_id: str) -> dict[str, Any]:
+        """Keyword arguments of any aiokafka client."""
+        return {
+            "bootstrap_servers": list(self.servers),
+            "client_id": client_id,
+            "request_timeout_ms": round(self.request_timeout_s * 1000),
+            "metadata_max_age_ms": 60_000,
+            **self.security,
+        }
+
+    def topic(self, name: str) -> str:
+        """A topic's name at the brokers."""
+        return self.prefix + name
+
+    def own(self, name: str) -> str:
+        """A topic's name here."""
+        return name.removeprefix(self.prefix)
+
+
+def wire_of(settings: Settings) -> Wire:
+    """The settings, read and checked; INVALID where a file is missing or wrong. Blocks shortly."""
+    # The cause of each failure is told by this package, once: not again by the library.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    kafka = settings.kafka
+    if not kafka.servers:
+        raise LamppostError(
+            Kind.INVALID,
+            "stores.bus is kafka, and kafka.servers names no broker.",
+            fix="Set LAMPPOST_KAFKA__SERVERS='[\"host:9092\"]'.",
+        )
+    for server in kafka.servers:
+        host_and_port(server)
+    protocol = ("SASL_" if kafka.sasl != "none" else "") + ("SSL" if kafka.tls else "PLAINTEXT")
+    security: dict[str, Any] = {"security_protocol": protocol}
+    if kafka.tls:
+        security["ssl_context"] = _tls(settings.path(kafka.ca_file) if kafka.ca_file else None)
+    if kafka.sasl != "none":
+        security |= {
+            "sasl_mechanism": kafka.sasl,
+            "sasl_plain_username": kafka.username,
+            "sasl_plain_password": _password(settings, kafka),
+        }
+    return Wire(kafka.servers, kafka.topic_prefix, kafka.request_timeout_s, security)
+
+
+def host_and_port(server: str) -> tuple[str, int]:
+    """The parts of `host:port`; INVALID for anything else."""
+    host, _, port = server.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit():
+        raise LamppostError(
+            Kind.INVALID, f"kafka.servers: {server!r} is not of the form host:port."
+        )
+    return host.strip("[]"), int(port)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise LamppostError(
+            Kind.INVALID,
+            f"kafka.ca_file {ca_file} holds no certificate: {error}.",
+            fix="It must be the PEM file of the authority that signs the brokers.",
+        ) from error
+
+
+def _password(settings: Settings, kafka: Kafka) -> str:
+    if not kafka.username or kafka.password_file is None:
+        raise LamppostError(
+            Kind.INVALID, "kafka.sasl needs kafka.username and kafka.password_file."
+        )
+    path = settings.path(kafka.password_file)
+    try:
+        return path.read_text("utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LamppostError(
+            Kind.INVALID, f"Cannot read the password of the bus, {path}: {error}."
+        ) from error
+
+
+def away(error: BaseException | str) -> LamppostError:
+    """UNAVAILABLE, for what the library raised."""
+    if isinstance(error, str):
+        text = error
+    else:
+        detail = str(error).strip().removesuffix(".")
+        text = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+    return LamppostError(Kind.UNAVAILABLE, f"The Kafka bus cannot be used now: {text}.")
+
+
+async def list_offsets(
+    client: AIOKafkaClient, wire: Wire, places: Mapping[Partition, int]
+) -> dict[Partition, int]:
+    """The first or next offset of each partition, as `places` asks (`EARLIEST`, `LATEST`).
+
+    Raises what is in `AWAY`; a leader that is unknown makes the client look for it.
+    """
+    by_leader: dict[int, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+    for (topic, partition), which in places.items():
+        name = wire.topic(topic)
+        await client._wait_on_metadata(name)
+        leader = client.cluster.leader_for_partition(TopicPartition(name, partition))
+        if leader is None or leader == -1:
+            client.force_metadata_update()
+            raise errors.LeaderNotAvailableError(f"{name}-{partition}")
+        by_leader[leader][name].append((partition, which))
+    found: dict[Partition, int] = {}
+    for leader, topics in by_leader.items():
+        answer = await client.send(leader, OffsetRequest(-1, 0, list(topics.items())))
+        for name, parts in answer.topics:
+            for partition, code, _, offset in parts:
+                if code:
+                    client.force_metadata_update()
+                    raise errors.for_code(code)(f"{name}-{partition}")
+                found[wire.own(name), partition] = offset
+    return found
+
+
+async def cause(wire: Wire) -> str:
+    """Why the brokers cannot be used, by trying each; empty when one of them can."""
+    found = []
+    for server in wire.servers:
+        why = await _cause_at(wire, *host_and_port(server))
+        if not why:
+            return ""
+        found.append(f"{server}: {why}")
+    return "; ".join(found)
+
+
+async def _cause_at(wire: Wire, host: str, port: int) -> str:
+    try:
+        async with asyncio.timeout(PROBE_S):
+            await _talk(wire.security, host, port)
+    except ssl.SSLCertVerificationError as error:
+        reason = error.verify_message or error.reason
+        return f"its certificate is not trusted ({reason}); see kafka.ca_file"
+    except errors.SaslAuthenticationFailed:
+        return "the name or the password is wrong; see kafka.username and kafka.password_file"
+    except (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError):
+        return f"it does not take {wire.security.get('sasl_mechanism')}; see kafka.sasl"
+    except ConnectionRefusedError:
+        return "nobody listens there"
+    except TimeoutError:
+        return await _silent(wire, host, port, "it does not answer")
+    except (errors.KafkaError, OSError, EOFError) as error:
+        detail = str(error) or type(error).__name__
+        return await _silent(wire, host, port, f"the connection failed ({detail})")
+    return ""
+
+
+async def _talk(security: Mapping[str, Any], host: str, port: int) -> None:
+    connection = await create_conn(host, port, request_timeout_ms=round(PROBE_S * 1000), **security)
+    try:
+        await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+
+
+async def _silent(wire: Wire, host: str, port: int, otherwise: str) -> str:
+    """What a peer that hangs up or says nothing speaks instead."""
+    encrypted = "ssl_context" in wire.security
+    if encrypted:
+        if await _works({"security_protocol": "PLAINTEXT"}, host, port):
+            return "it does not speak TLS; unset kafka.tls, or name its TLS port"
+        return otherwise
+    if await _speaks_tls(host, port):
+        return "it speaks TLS; set kafka.tls, or name its other port"
+    if "sasl_mechanism" not in wire.security and await _wants_sign_in(host, port):
+        return "it wants a name and password; set kafka.sasl"
+    return otherwise
+
+
+async def _works(security: Mapping[str, Any], host: str, port: int) -> bool:
+    """Whether a greeting is answered, signed in or not."""
+    try:
+        async with asyncio.timeout(PROBE_S):
+            connection = await create_conn(host, port, request_timeout_ms=2000, **security)
+    except (errors.KafkaError, OSError, EOFError, TimeoutError):
+        return False
+    connection.close()
+    return True
+
+
+async def _wants_sign_in(host: str, port: int) -> bool:
+    """It greets, and hangs up at the first real request."""
+    return await _works({"security_protocol": "PLAINTEXT"}, host, port)
+
+
+async def _speaks_tls(host: str, port: int) -> bool:
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE  # Only whether TLS is spoken: nothing is sent.
+    try:
+        async with asyncio.timeout(PROBE_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=anybody)
+    except (OSError, EOFError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(1):
+            await writer.wait_closed()
+    return True
