@@ -1,9 +1,10 @@
 """The ledger: a camera's interval, such as its day, with each microsecond counted exactly once.
 
 Pure (docs/architecture.md, invariant 6). Where two claims meet the first of this order wins:
-recorded and unexpired, held past expiry, expired, a gap with its reason, to come, inactive (before
-the camera was added or after it was deleted), pending (recorded so lately that it may still be on
-its way to the archive), and what is left is unaccounted: nobody fills it in.
+recorded and unexpired, held past expiry, expired, pending on a recorder (it said that its spool has
+them; perhaps it died), a gap with its reason, to come, inactive (before the camera was added or
+after it was deleted), pending (recorded so lately that it may still be on its way to the archive),
+and what is left is unaccounted: nobody fills it in.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Facts(NamedTuple):
     """Each gap with its reason."""
     active_from_us: int | None = None
     active_until_us: int | None = None
+    waiting: Sequence[tuple[Interval, str]] = ()
+    """What a recorder said its spool holds, with the recorder's name."""
 
 
 class Entry(NamedTuple):
-    """A stretch of one kind; `reason` of a gap, else empty."""
+    """A stretch of one kind; `reason` of a gap, or the recorder it is pending on; else empty."""
 
     start_us: int
     end_us: int
@@ -67,9 +70,16 @@ class Ledger(NamedTuple):
 
     def gaps_us(self) -> dict[str, int]:
         """Gap time by reason."""
+        return self._by_reason(Kind.GAP)
+
+    def pending_us(self) -> dict[str, int]:
+        """Pending time by recorder; empty: no recorder said that it has it."""
+        return self._by_reason(Kind.PENDING)
+
+    def _by_reason(self, kind: Kind) -> dict[str, int]:
         found: dict[str, int] = {}
         for entry in self.entries:
-            if entry.kind is Kind.GAP:
+            if entry.kind is kind:
                 length = entry.end_us - entry.start_us
                 found[entry.reason] = found.get(entry.reason, 0) + length
         return found
@@ -92,6 +102,8 @@ def account(
     take(Kind.RECORDED, facts.recorded)
     take(Kind.HELD, facts.held)
     take(Kind.EXPIRED, facts.expired)
+    for recorder, claim in _by_reason(facts.waiting).items():
+        take(Kind.PENDING, claim, recorder)
     for reason, claim in _by_reason(facts.gaps).items():
         take(Kind.GAP, claim, reason)
     take(Kind.FUTURE, [(max(start_us, now_us), end_us)])

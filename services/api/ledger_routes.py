@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api import problems, queries, times
+from services.api import problems, queries, queries_waiting, times
 from services.api.access import Action
 from services.api.context import ApiContext
 from services.api.deps import Granted, Requires
@@ -31,7 +31,8 @@ router = APIRouter(tags=["ledger"], responses=problems.RESPONSES)
 
 
 class LedgerEntry(Reply):
-    """A stretch of one kind."""
+    """A stretch of one kind. `reason`: of a gap, or the recorder whose spool a pending stretch is
+    in."""
 
     start: str
     end: str
@@ -55,6 +56,8 @@ class LedgerOut(Reply):
     future_s: float
     inactive_s: float
     pending_s: float
+    pending_on_s: dict[str, float]
+    """By recorder: its spool has them, and nobody filed them yet."""
     unaccounted_s: float
     entries: list[LedgerEntry]
     truncated: bool
@@ -98,8 +101,13 @@ async def facts_of_day(
     last = civil.local_date(end_us, policy.zone) + timedelta(days=1)
     expired += await queries.ledger_purged(connection, camera.id, first, last)
     gaps = await queries.ledger_gaps(connection, camera.id, start_us, end_us)
+    waiting = [
+        (span, recorder)
+        for span, recorder in await queries_waiting.waiting(connection, camera.id, start_us, end_us)
+        if now_us < retention.expires_at_us(span[1], policy)
+    ]
     # Footage may be older than its camera's row (a restored or replayed one): what is there counts.
-    return Facts(recorded, held, expired, gaps, camera.created_at_us, camera.deleted_at_us)
+    return Facts(recorded, held, expired, gaps, camera.created_at_us, camera.deleted_at_us, waiting)
 
 
 async def day_ledger(
@@ -144,6 +152,7 @@ async def get_ledger(
         future_s=found.total_us(kinds.FUTURE) / SECOND_US,
         inactive_s=found.total_us(kinds.INACTIVE) / SECOND_US,
         pending_s=found.total_us(kinds.PENDING) / SECOND_US,
+        pending_on_s={k: v / SECOND_US for k, v in sorted(found.pending_us().items()) if k},
         unaccounted_s=found.total_us(kinds.UNACCOUNTED) / SECOND_US,
         entries=[
             LedgerEntry(

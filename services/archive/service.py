@@ -17,6 +17,7 @@ from services.archive.index import SightingIndexer
 from services.archive.reconcile import Reconciler
 from services.archive.reindex import ZoneFollower
 from services.archive.spooler import SpoolArchiver
+from services.archive.waiting import WaitingKeeper, sweep
 from shared import log, outbox, runtime
 from shared.clock import EARLIEST_US, HeldClock
 from shared.errors import Kind, LamppostError
@@ -26,6 +27,8 @@ from shared.settings import Settings
 
 Role = Literal["all", "spool", "index"]
 TIDY_S = 3_600.0
+SWEEP_S = 60.0
+TRIM_S = 60.0
 MEASURE_S = 10.0
 
 
@@ -47,6 +50,7 @@ class ArchiveService:
         self.index = SightingIndexer(platform, settings)
         self.boxes = BoxesWriter(platform, settings)
         self.zones = ZoneFollower(platform, settings)
+        self.waiting = WaitingKeeper(platform, settings)
 
     async def run(self, stop: Stop) -> None:
         async with asyncio.TaskGroup() as group:
@@ -56,10 +60,23 @@ class ArchiveService:
                 group.create_task(self.reconciler.run(stop))
                 group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
+                group.create_task(self._every(stop, SWEEP_S, self.sweep))
             if self._role in ("all", "index"):
                 group.create_task(self.index.run(stop))
                 group.create_task(self.boxes.run(stop))
                 group.create_task(self.zones.run(stop))
+                group.create_task(self.waiting.run(stop))
+                group.create_task(self._every(stop, TRIM_S, self.trim))
+
+    async def sweep(self) -> None:
+        """Forget dead recorders of this volume once everything that they left is filed."""
+        gone = await sweep(self._platform, self.spool.root)
+        if gone:
+            self._log.info("nothing waits any more", recorders=gone)
+
+    async def trim(self) -> None:
+        """The bus keeps no more than its topics promise; one that does so by itself ignores it."""
+        await self._platform.bus.trim(self._platform.clock.now_us())
 
     async def _run_spool(self, stop: Stop) -> None:
         await runtime.loop(

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import Database, tables
+from shared.db import Database, coordination, tables
+from shared.intervals import Interval
 from shared.retention import Policy
 
 PAGE = 2_000
@@ -163,6 +164,17 @@ async def cameras(connection: AsyncConnection) -> Sequence[RowMapping]:
     table = tables.camera
     query = sa.select(table.c.id, table.c.created_at_us, table.c.deleted_at_us)
     return (await connection.execute(query)).mappings().all()
+
+
+async def waiting(
+    connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
+) -> list[tuple[Interval, str]]:
+    """What recorders said their spools hold of the camera in the interval, by recorder."""
+    held = coordination.spool_waiting
+    query = sa.select(held.c.start_us, held.c.end_us, held.c.recorder).where(
+        held.c.camera_id == camera_id, held.c.end_us > start_us, held.c.start_us < end_us
+    )
+    return [((row[0], row[1]), row[2]) for row in (await connection.execute(query)).all()]
 
 
 async def camera_day(

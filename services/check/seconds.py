@@ -61,6 +61,7 @@ async def _day(
     zone = context.newest.zone
     async with context.platform.database.read() as connection:
         recorded, gaps = await queries.camera_day(connection, camera_id, *day)
+        pending = await queries.waiting(connection, camera_id, *day)
         packed = await queries.tombstones_of(
             connection,
             camera_id,
@@ -79,6 +80,7 @@ async def _day(
             recorded=[(row["effective_start_us"], row["effective_end_us"]) for row in recorded],
             expired=purged,
             gaps=[((row["start_us"], row["end_us"]), row["reason"]) for row in gaps],
+            waiting=pending,
         ),
         now_us=context.now_us,
     )

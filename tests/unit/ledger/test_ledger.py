@@ -22,6 +22,7 @@ facts = st.builds(
     gaps=st.lists(st.tuples(interval, reasons), max_size=6),
     active_from_us=st.none() | st.integers(0, 60),
     active_until_us=st.none() | st.integers(0, 60),
+    waiting=st.lists(st.tuples(interval, st.sampled_from(["rec-a", "rec-b"])), max_size=6),
 )
 
 
@@ -37,6 +38,8 @@ def naive(instant: int, known: Facts, now: int, pending: int) -> Kind:
         return Kind.HELD
     if inside(instant, list(known.expired)):
         return Kind.EXPIRED
+    if inside(instant, [claim for claim, _ in known.waiting]):
+        return Kind.PENDING
     if inside(instant, [claim for claim, _ in known.gaps]):
         return Kind.GAP
     if instant >= now:
@@ -64,6 +67,7 @@ def test_each_instant_is_counted_once_and_by_the_first_claim(
     assert position == max(start, end)
     assert sum(ledger.total_us(kind) for kind in Kind) == end - start
     assert sum(ledger.gaps_us().values()) == ledger.total_us(Kind.GAP)
+    assert sum(ledger.pending_us().values()) == ledger.total_us(Kind.PENDING)
 
 
 @settings(max_examples=40, deadline=None)
