@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,9 @@ class NoDatabase:
         raise _none()
 
     async def now_us(self) -> int:
+        raise _none()
+
+    async def ensure_days(self, days: Iterable[date]) -> None:
         raise _none()
 
     async def migrate(self) -> str:

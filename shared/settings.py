@@ -235,11 +235,18 @@ class Postgres(Section):
         None, description="PEM file of the authority that signs the server; none: the machine's."
     )
     pool_size: int = Field(8, ge=1, le=100, description="Most connections of one process.")
+    prepared_statements: bool = Field(
+        False,
+        description="Keep statements prepared by name: faster, not for a PgBouncer before 1.21.",
+    )
     statement_timeout_s: float = Field(30.0, gt=0, description="Longest statement.")
     lock_timeout_s: float = Field(
         5.0, gt=0, description="Longest wait for a row's or camera's lock."
     )
     days_ahead: int = Field(7, ge=2, le=60, description="Partitions made before their day comes.")
+    days_back: int = Field(
+        31, ge=0, le=400, description="Days past that have a partition from the start."
+    )
 
 
 class S3(Section):
@@ -260,7 +267,15 @@ class S3(Section):
     )
     timeout_s: float = Field(20.0, gt=0, description="Longest silence of the store.")
     capacity_bytes: int | None = Field(
-        None, ge=1, description="Room that this installation may fill; none: not known."
+        None,
+        ge=1,
+        description="Room that this installation may fill; a put that would leave less than a "
+        "twentieth of it waits. None: not known.",
+    )
+    lifecycle: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="The store's own deletion after `retention.backstop_days`; `auto`: on servers "
+        "where it was seen to be safe.",
     )
 
 

@@ -7,8 +7,13 @@ The contract:
   without an error. Before the block runs, the locks of the named cameras are held, in order of id,
   so that purge, hold and a segment's commit exclude each other (docs/retention.md, "The race").
   On SQLite the immediate transaction is that lock. Keep it short: milliseconds.
-- Errors: UNAVAILABLE (away, locked too long), CONFLICT (a unique row exists), FULL; retryable ones
-  may be retried whole by the caller, never inside.
+- Rows that go with their day (`tables.DAILY`) have a place once `ensure_days` has returned for
+  their recording dates; whoever inserts them calls it first, before its transaction. It costs
+  nothing for days that are known.
+- Errors: UNAVAILABLE (away, locked too long, another transaction was first), CONFLICT (a unique row
+  exists), FULL; retryable ones may be retried whole by the caller, never inside. After an error in
+  a block the whole block is undone: PostgreSQL goes on with nothing. After a lost connection nobody
+  knows whether a commit was done: a retry must bear that it was.
 - Queries of a service stand in its own `queries.py`; tables have one writer each.
 """
 
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # Recorders need no database, and should not pay for its driver.
@@ -38,6 +44,10 @@ class Database(Protocol):
 
     async def now_us(self) -> int:
         """The database's own wall clock."""
+        ...
+
+    async def ensure_days(self, days: Iterable[date]) -> None:
+        """Make room for rows of these recording dates."""
         ...
 
     async def migrate(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ class SqliteDatabase:
         if self._closed:
             raise LamppostError(Kind.CLOSED, "The database is closed.")
         return self._clock.now_us()
+
+    async def ensure_days(self, days: Iterable[date]) -> None:
+        """There are no partitions here."""
 
     async def migrate(self) -> str:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

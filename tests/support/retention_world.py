@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ class FaultyDatabase:
     async def now_us(self) -> int:
         self._faults.reach("database")
         return await self._inner.now_us() + self.skew_us
+
+    async def ensure_days(self, days: Iterable[date]) -> None:
+        self._faults.reach("database")
+        await self._inner.ensure_days(days)
 
     async def migrate(self) -> str:
         return await self._inner.migrate()

@@ -38,18 +38,20 @@ APPLICATION = "lamppost"
 TEMPLATE = "lamppost_template"
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.conf")
 MIGRATE = """
-import asyncio
+import asyncio, os
 from shared.clock import SystemClock
 from shared.db.postgres import open_database
-from shared.settings import Settings
+from shared.settings import load
 
 async def main():
-    database = open_database(Settings(), SystemClock())
+    database = open_database(load(os.environ, {}), SystemClock())
     await database.migrate()
     await database.close()
 
 asyncio.run(main())
 """
+FEW_DAYS = {"LAMPPOST_POSTGRES__DAYS_BACK": "0", "LAMPPOST_POSTGRES__DAYS_AHEAD": "2"}
+"""A template of few files is copied sooner; who writes makes the days that it needs."""
 
 
 def install() -> Path:
@@ -258,7 +260,7 @@ class Postgres:
     def _template(self) -> str:
         if self._psql(f"select 1 from pg_database where datname = '{TEMPLATE}'") == "":
             self._psql(f"create database {TEMPLATE} owner {APPLICATION}")
-            environment = {**os.environ, **self.environment(TEMPLATE)}
+            environment = {**os.environ, **self.environment(TEMPLATE), **FEW_DAYS}
             run([sys.executable, "-c", MIGRATE], env=environment, cwd=ROOT)
         return TEMPLATE
 
@@ -275,9 +277,9 @@ class Postgres:
         options += ["--locale-provider=icu", "--icu-locale=en-US"]
         if not self._durable:
             options.append("--no-sync")
+        where: list[str | Path] = ["-D", self.data, "-U", "postgres", "-A", "scram-sha-256"]
         run(
-            [*_as_user(), self.bin / "initdb", "-D", self.data, "-U", "postgres"]
-            + ["-A", "scram-sha-256", f"--pwfile={given}", *options],
+            [*_as_user(), self.bin / "initdb", *where, f"--pwfile={given}", *options],
             cwd=self.home,
         )
         given.unlink()

@@ -1,0 +1,137 @@
+"""A partition a recording date on PostgreSQL, for the tables that grow with the footage.
+
+Partitions stand in a schema of their own, so that the schema of the tables is what the migrations
+made. They are made before their day comes, and for late footage when it comes: beside the parent
+and then attached, which no reader or writer notices. A day leaves by `drop_day`, in one
+transaction: its partition is replaced by one that contains only what must stay, or by nothing.
+There is no default partition: rows in it would have to be moved, under a lock that stops all,
+before their day could get one of its own (docs/architecture.md, "Database").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.clock import SECOND_US, Clock
+from shared.db import Database, tables
+from shared.settings import Postgres
+
+SCHEMA = "lamppost_days"
+SWAP_LOCK_MS = 300
+"""Longest that `drop_day` waits for a lock: whoever comes meanwhile waits behind it."""
+CHUNK = 8
+_LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
+
+
+def days_near(instants_us: Iterable[int]) -> set[date]:
+    """The recording dates that instants can stand under, whatever the site's time zone."""
+    found = set()
+    for day in {datetime.fromtimestamp(us // SECOND_US, UTC).date() for us in instants_us}:
+        found |= {day - timedelta(days=1), day, day + timedelta(days=1)}
+    return found
+
+
+async def keep_around(database: Database, clock: Clock, options: Postgres) -> None:
+    """Make the partitions of the days that are past, here and to come, as the settings say."""
+    today = datetime.fromtimestamp(clock.now_us() // SECOND_US, UTC).date()
+    span = range(-options.days_back, options.days_ahead + 1)
+    await database.ensure_days([today + timedelta(days=number) for number in span])
+
+
+def partition(table: str, day: date) -> str:
+    """The qualified name of a partition."""
+    return f"{SCHEMA}.{table}_{day:%Y%m%d}"
+
+
+async def existing(connection: AsyncConnection) -> set[str]:
+    """The qualified names of all partitions."""
+    query = sa.text(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = :schema AND c.relispartition AND c.relkind = 'r'"
+    )
+    found = await connection.execute(query, {"schema": SCHEMA})
+    return {f"{SCHEMA}.{name}" for name in found.scalars()}
+
+
+async def create(connection: AsyncConnection, days: Iterable[date]) -> int:
+    """Make what is missing of the days' partitions; how many were. The caller sees to it that only
+    one process at a time does."""
+    there = await existing(connection)
+    statements = [
+        statement
+        for day in sorted(days)
+        for table in tables.DAILY
+        if partition(table.name, day) not in there
+        for statement in (_make(table.name, day), _attach(table.name, day))
+    ]
+    if statements:
+        await script(connection, statements)
+    return len(statements) // 2
+
+
+async def drop_day(
+    connection: AsyncConnection,
+    table: sa.Table,
+    day: date,
+    *,
+    keep: sa.Select[Any] | None = None,
+) -> int:
+    """Take a recording date's rows out of one table, but for those of `keep`; how many stay.
+
+    `keep` selects whole rows of `table`, of this date. It runs in the caller's transaction, which
+    holds the locks of the cameras that the date is about, so that no hold comes between. From here
+    to the commit nobody reads or writes the table: do nothing else in between, and take several
+    tables in the order of `tables.DAILY`. Where a lock is not had within `SWAP_LOCK_MS` it is
+    UNAVAILABLE and nothing has changed: try the transaction again a little later.
+    """
+    old = partition(table.name, day)
+    await script(connection, [f"SET LOCAL lock_timeout = {SWAP_LOCK_MS}"])
+    if old not in await existing(connection):
+        return 0
+    new, kept = f"{old}_kept", 0
+    if keep is not None:
+        # Writers of this day wait from here on, so that what is copied is what there is.
+        await script(connection, [
+            f"LOCK TABLE {old} IN SHARE ROW EXCLUSIVE MODE",
+            f"CREATE TABLE {new} (LIKE {table.name} {_LIKE})",
+        ])  # fmt: skip
+        target = sa.table(new.partition(".")[2], *map(_bare, table.columns), schema=SCHEMA)
+        chosen = keep.where(table.c.recording_date == day)
+        names = [column.name for column in table.columns]
+        kept = (await connection.execute(sa.insert(target).from_select(names, chosen))).rowcount
+    statements = [f"ALTER TABLE {table.name} DETACH PARTITION {old}", f"DROP TABLE {old}"]
+    if kept:
+        bare = old.partition(".")[2]
+        statements += [f"ALTER TABLE {new} RENAME TO {bare}", _attach(table.name, day)]
+    elif keep is not None:
+        statements.append(f"DROP TABLE {new}")
+    await script(connection, statements)
+    return kept
+
+
+def _bare(column: sa.Column[Any]) -> sa.ColumnClause[Any]:
+    return sa.column(column.name, column.type)
+
+
+def _make(table: str, day: date) -> str:
+    return f"CREATE TABLE {partition(table, day)} (LIKE {table} {_LIKE})"
+
+
+def _attach(table: str, day: date) -> str:
+    end = day + timedelta(days=1)
+    return (
+        f"ALTER TABLE {table} ATTACH PARTITION {partition(table, day)}"
+        f" FOR VALUES FROM ('{day.isoformat()}') TO ('{end.isoformat()}')"
+    )
+
+
+async def script(connection: AsyncConnection, statements: Iterable[str]) -> None:
+    """Run statements without parameters in one visit to the server."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    await driver.execute(";\n".join(statements))
