@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from services import events_ref
 from shared import metrics
 from shared.settings import PREFIX, Settings
 
@@ -28,6 +29,7 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics_page(),
         "api.md": api_page(),
         "cli.md": cli_page(),
+        **events_ref.pages(),
     }
 
 
@@ -239,9 +241,9 @@ def _metavar(item: Any) -> str:
 
 def main() -> int:
     """Write the pages; the names of those that changed."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         path = FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
             print(f"docs/ref/{name}")
