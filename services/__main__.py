@@ -8,22 +8,46 @@ from __future__ import annotations
 import faulthandler
 import signal
 import sys
+from collections.abc import Sequence
 
 
 def main() -> None:
     """Run the command line and exit with its status. SIGUSR1 prints every thread's stack."""
     if sys.stderr is not None and hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if sys.argv[1:2] == ["run"] and "--parent" in sys.argv:
-        from services import children, one
+    status = _service(sys.argv[1:]) if sys.argv[1:2] == ["run"] else None
+    if status is None:
+        from services.cli import run
 
-        # Started by a supervisor: recording soon matters more than the command line's comforts.
-        found = children.asked(sys.argv[1:])
-        if found is not None and found[0] in one.CHILDREN:
-            sys.exit(one.run_child(*found))
-    from services.cli import run
+        status = run(sys.argv[1:])
+    sys.exit(status)
 
-    sys.exit(run(sys.argv[1:]))
+
+def _service(arguments: Sequence[str]) -> int | None:
+    """Run one service without the command line's comforts, which a service would carry with it for
+    as long as it lives (20 MB); its exit status. None: this asks for something else."""
+    from services import children, one
+
+    found = children.asked(arguments) if "--parent" in arguments else None
+    if found is not None and found[0] in one.CHILDREN:
+        return one.run_child(*found)
+    asked = one.asked(arguments)
+    if asked is None:
+        return None
+    from shared.errors import LamppostError
+    from shared.settings import load
+
+    try:
+        one.run(asked[0], load(), None, asked[1])
+    except (LamppostError, OSError) as error:
+        from services.cli import output
+
+        known = error if isinstance(error, LamppostError) else output.of_system(error)
+        output.print_error(known)
+        return output.exit_code(known.kind)
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services import children, detectors
 from services.statelock import StateLock
@@ -55,6 +55,18 @@ def check_role(name: str, role: str) -> None:
             f"Service {name} has no role {role!r}.",
             fix="Only archive has roles: --spool or --index.",
         )
+
+
+def asked(arguments: Sequence[str]) -> tuple[str, str] | None:
+    """The service and its role, when a command line names them and nothing more."""
+    if not 2 <= len(arguments) <= 3 or arguments[0] != "run" or arguments[1] not in SERVICES:
+        return None
+    service, options = (
+        arguments[1],
+        {f"--{role}": role for role in ROLES.get(arguments[1], ("all",))[1:]},
+    )
+    role = "all" if len(arguments) == 2 else options.get(arguments[2])
+    return None if role is None else (service, role)
 
 
 def in_process(settings: Settings) -> tuple[str, ...]:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import sys
 import threading
 from collections.abc import MutableMapping
+from types import ModuleType
 from typing import Any
-
-import structlog
 
 from shared.clock import SECOND_US, Clock
 from shared.settings import Log
 
+
+def _load() -> Any:
+    """structlog, without rich and pygments, which it would load for tracebacks in colour that
+    nothing here asks for (`format_exc_info` writes them as text): 4 MB of each process."""
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    if "rich" in modules:
+        return importlib.import_module("structlog")
+    modules["rich"] = None  # an import of it now fails as if it were not installed
+    try:
+        return importlib.import_module("structlog")
+    finally:
+        del modules["rich"]
+
+
+structlog = _load()
 _URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@")
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.clock import Clock
-from shared.db import driver, migrate
+from shared.db import driver
 from shared.errors import Kind, LamppostError
 
 BUSY_TIMEOUT_MS = 10_000
@@ -106,6 +106,8 @@ class SqliteDatabase:
         """There are no partitions here."""
 
     async def migrate(self) -> str:
+        from shared.db import migrate  # 8 MB that no service but the supervisor's needs
+
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path.touch(mode=0o600)  # SQLite gives what stands beside it the same mode
         async with self._writer, self._engine.connect() as connection:
