@@ -131,8 +131,6 @@ class Replay:
 
     async def _register_all(self, stop: Stop) -> None:
         """Each camera when it begins to answer: a ramp is a ramp of both."""
-        if self.sightings is not None:
-            self.sightings.start()
         ramp = self.options.scenario.ramp
         for number, name in enumerate(self.names):
             due_us = round(number / ramp.per_s * SECOND_US) if ramp is not None else 0
@@ -146,6 +144,9 @@ class Replay:
                 stop.set()
             if stop.is_set:
                 return
+        if self.sightings is not None:
+            # Now, because a stream of events shows the cameras that there were when it began.
+            self.sightings.start()
 
     def _register(self, name: str) -> None:
         assert self.archive is not None
