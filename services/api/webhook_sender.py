@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx2
 
 from services.api import webhook_signing
-from services.api.webhook_hosts import Target, WebhookHosts
+from services.api.webhook_hosts import Resolver, Target, WebhookHosts, resolve
 from shared.clock import SECOND_US
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
@@ -43,10 +43,12 @@ class Receiver(NamedTuple):
 class Transport:
     """What all senders of a process share: the allow list and the TLS context."""
 
-    def __init__(self, platform: Platform, settings: Settings) -> None:
+    def __init__(
+        self, platform: Platform, settings: Settings, resolver: Resolver = resolve
+    ) -> None:
         self.platform = platform
         self.timeout_s = settings.relay.webhook_timeout_s
-        self.hosts = WebhookHosts(settings)
+        self.hosts = WebhookHosts(settings, resolver)
         ca_file = settings.relay.webhook_ca_file
         self._ca_file = settings.path(ca_file) if ca_file else None
         self._tls: ssl.SSLContext | None = None
