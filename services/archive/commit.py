@@ -7,6 +7,7 @@ placed while a segment was on its way covers it (docs/retention.md, "Hold agains
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +18,7 @@ from shared import outbox, retention
 from shared.blobs import HELD, STANDARD
 from shared.db import holds as stored_holds
 from shared.db import policies
+from shared.db.partitions import days_near
 from shared.domain import Gap, Hold, Segment
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentArchived
 from shared.platform import Platform
@@ -53,6 +55,7 @@ class Committer:
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         cameras = {one.accepted.segment.camera_id for one in outcomes if one.accepted}
         cameras |= {one.gap.camera_id for one in outcomes if one.gap}
+        await self._platform.database.ensure_days(_days(outcomes))
         async with self._platform.database.write(sorted(cameras)) as connection:
             await self._commit_segments(connection, outcomes)
             await self._commit_gaps(connection, outcomes)
@@ -121,6 +124,13 @@ class Committer:
             for gap in gaps.values()
         ]
         await outbox.add(connection, SERVICE, messages, at_us=now_us)
+
+
+def _days(outcomes: Sequence[Outcome]) -> set[date]:
+    """The recording dates under which rows will stand, and neighbours of a gap's: its own is known
+    once the policy is."""
+    dates = {one.accepted.recording_date for one in outcomes if one.accepted}
+    return dates | days_near(one.gap.end_us for one in outcomes if one.gap)
 
 
 async def holds_of(connection: AsyncConnection, segments: Sequence[Segment]) -> list[Hold]:

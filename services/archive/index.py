@@ -25,6 +25,7 @@ from shared import ids, log, metrics, runtime
 from shared.bus import Consumer, Record
 from shared.clock import SECOND_US
 from shared.db import policies
+from shared.db.partitions import days_near
 from shared.db.rows import SightingRows
 from shared.errors import Kind, LamppostError
 from shared.messages import SIGHTINGS, SightingUpdated, decode
@@ -151,6 +152,8 @@ class SightingIndexer:
             return
         now_us = self._platform.clock.now_us()
         cameras = sorted({event.sighting.camera_id for event in news.updates})
+        begun = (event.sighting.start_us for event in news.updates)
+        await self._platform.database.ensure_days(days_near(begun))
         async with self._platform.database.write(cameras) as connection:
             policy = await policies.newest(connection) or default_policy(self._settings)
             if self._rows is None or policy.version != self._policy_version:

@@ -22,12 +22,11 @@ from shared.blobs.files import FileBlobs
 from shared.bus.embedded import EmbeddedBus
 from shared.clock import SECOND_US, Clock, SimulatedClock
 from shared.db import tables
-from shared.db.sqlite import SqliteDatabase
 from shared.domain import Camera, Role, Source
 from shared.platform import Platform
 from shared.retention import Policy
 from shared.settings import Settings
-from tests.support import segments
+from tests.support import databases, segments
 
 HONG_KONG = civil.zone("Asia/Hong_Kong")
 NOW_US = civil.parse_instant("2026-11-25T15:00:00", HONG_KONG)
@@ -102,8 +101,7 @@ class Api:
         return made.id
 
     async def insert(self, table: sa.Table, values: dict[str, Any]) -> None:
-        async with self.platform.database.write() as connection:
-            await connection.execute(sa.insert(table).values(**values))
+        await databases.insert(self.platform.database, table, values)
 
     async def rows(self, table: sa.Table) -> list[dict[str, Any]]:
         """Every row of a table, in order of its key."""
@@ -121,8 +119,9 @@ class Api:
 
 async def platform_in(folder: Path, clock: Clock) -> Platform:
     """Embedded stores in a folder, migrated."""
-    database = SqliteDatabase(folder / "lamppost.db", clock=clock)
-    await database.migrate()
+    path = folder / "lamppost.db"
+    await databases.migrated(path)
+    database = databases.opened(path, clock, durable=True)
     return Platform(
         clock=clock,
         bus=await EmbeddedBus.open(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from shared.bus import Record
 from shared.bus.embedded import EmbeddedBus
 from shared.clock import SECOND_US, Clock, SimulatedClock
 from shared.db import rows, tables
-from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
     Fragment,
     Gap,
@@ -32,20 +29,11 @@ from shared.domain import (
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import RecorderSpool
-from tests.support import segments
+from tests.support import databases, segments
 
 START_US = 1_713_225_600_000_000
 """2024-04-16 08:00 in Hong Kong."""
 MINUTE_US = 60 * SECOND_US
-
-
-_schema = b""
-
-
-def _whole(path: Path) -> bytes:
-    """A database file with what still stands in its log."""
-    with closing(sqlite3.connect(path)) as plain:
-        return plain.serialize()
 
 
 def settings_in(state_dir: Path, **sections: Any) -> Settings:
@@ -54,13 +42,9 @@ def settings_in(state_dir: Path, **sections: Any) -> Settings:
 
 @asynccontextmanager
 async def opened(settings: Settings, clock: Clock) -> AsyncIterator[Platform]:
-    """The embedded platform without its syncs, which only a power cut could miss; the schema is
-    migrated once a process, then copied."""
-    global _schema
+    """The embedded platform without its syncs, which only a power cut could miss."""
     path = settings.state_dir / "lamppost.db"
-    if _schema and not path.exists():
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_schema)
+    await databases.migrated(path)
     bus = await EmbeddedBus.open(
         settings.state_dir / "bus.db", clock=clock, partitions=1, session_timeout_s=10.0
     )
@@ -68,12 +52,9 @@ async def opened(settings: Settings, clock: Clock) -> AsyncIterator[Platform]:
         clock=clock,
         bus=bus,
         blobs=FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock, durable=False),
-        database=SqliteDatabase(path, clock=clock, durable=False),
+        database=databases.opened(path, clock),
         internal_key="0" * 32,
     )
-    if not path.exists():
-        await platform.database.migrate()
-        _schema = await asyncio.to_thread(_whole, path)
     try:
         yield platform
     finally:

@@ -29,7 +29,6 @@ from services.ingest import fmp4, nal
 from shared import civil, ids, retention
 from shared.clock import SECOND_US, SimulatedClock
 from shared.db import rows, tables
-from shared.db.sqlite import SqliteDatabase
 from shared.domain import (
     Camera,
     Codec,
@@ -47,7 +46,7 @@ from shared.messages import StatusChanged
 from shared.platform import Platform, open_platform
 from shared.retention import Policy
 from shared.settings import Settings, load
-from tests.support import segments
+from tests.support import databases, segments
 
 START_US = 1_764_000_000_000_000
 RATE = 10
@@ -254,36 +253,31 @@ class Rig:
                 key, each.data, sha256=segment.sha256, size_bytes=segment.size_bytes
             )
             start, end = effective or (segment.start_us, segment.end_us)
-            async with self.platform.database.write() as connection:
-                await connection.execute(
-                    sa.insert(tables.segment).values(
-                        segments.row(
-                            segment,
-                            POLICY,
-                            committed_at_us=self.clock.now_us(),
-                            effective_start_us=start,
-                            effective_end_us=end,
-                        )
-                    )
-                )
-                await connection.execute(
-                    sa.insert(tables.segment_fragments).values(segments.fragments_row(segment))
-                )
+            row = segments.row(
+                segment,
+                POLICY,
+                committed_at_us=self.clock.now_us(),
+                effective_start_us=start,
+                effective_end_us=end,
+            )
+            database = self.platform.database
+            await databases.insert(database, tables.segment, row)
+            await databases.insert(
+                database, tables.segment_fragments, segments.fragments_row(segment)
+            )
 
     async def add_gap(self, found: Gap) -> None:
-        async with self.platform.database.write() as connection:
-            await connection.execute(
-                sa.insert(tables.gap).values(
-                    id=found.id,
-                    camera_id=found.camera_id,
-                    start_us=found.start_us,
-                    end_us=found.end_us,
-                    recording_date=retention.recording_date(found.end_us, POLICY.zone),
-                    reason=found.reason.value,
-                    detail=found.detail,
-                    committed_at_us=self.clock.now_us(),
-                )
-            )
+        row = {
+            "id": found.id,
+            "camera_id": found.camera_id,
+            "start_us": found.start_us,
+            "end_us": found.end_us,
+            "recording_date": retention.recording_date(found.end_us, POLICY.zone),
+            "reason": found.reason.value,
+            "detail": found.detail,
+            "committed_at_us": self.clock.now_us(),
+        }
+        await databases.insert(self.platform.database, tables.gap, row)
 
     async def add_hold(self, requester: str, start_us: int, end_us: int) -> Hold:
         hold = Hold(
@@ -353,29 +347,17 @@ def iso(us: int) -> str:
     return civil.rfc3339(us)
 
 
-_migrated: list[bytes] = []
-
-
-async def _schema(settings: Settings) -> None:
-    """A migrated database file; migrated once a process, then copied."""
-    path = settings.state_dir / "lamppost.db"
-    if not _migrated:
-        database = SqliteDatabase(path, clock=SimulatedClock())
-        await database.migrate()
-        await database.close()
-        _migrated.append(path.read_bytes())
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_migrated[0])
-
-
 @asynccontextmanager
 async def rig(
     folder: Path, now_us: int = START_US + 3600 * SECOND_US, settings: Settings | None = None
 ) -> AsyncIterator[Rig]:
     """A migrated store, one camera, one person with every right to see it."""
+    path = (settings.state_dir if settings else folder) / "lamppost.db"
     settings = settings or load({}, {"state_dir": str(folder)})
+    if databases.POSTGRES:
+        settings = Settings.model_validate(settings.model_dump() | databases.sections(path))
     clock = SimulatedClock(now_us)
-    await _schema(settings)
+    await databases.migrated(path)
     platform = await open_platform(settings, clock)
     camera = Camera(id=CAMERA, name="Argyle", source=Source("rtsp://camera.test/1"))
     async with platform.database.write() as connection:

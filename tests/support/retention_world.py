@@ -6,7 +6,6 @@ the product writes. `Faults` breaks off a chosen step, as a crash does.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date
@@ -26,15 +25,14 @@ from shared.audit import Actor
 from shared.blobs import HELD, STANDARD
 from shared.blobs.files import FileBlobs
 from shared.clock import SECOND_US, SimulatedClock
-from shared.db import tables
+from shared.db import Database, tables
 from shared.db.rows import camera_row
-from shared.db.sqlite import SqliteDatabase
 from shared.domain import Camera, HoldReason, Segment, Source
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.spool import Filed
-from tests.support import segments
+from tests.support import databases, segments
 
 DAY_S = 86_400
 OFFICER = Actor("officer-1", "Officer One")
@@ -83,7 +81,7 @@ class Faults:
 class FaultyDatabase:
     """A database that can be away, and whose commits can be the last thing that happens."""
 
-    def __init__(self, inner: SqliteDatabase, faults: Faults) -> None:
+    def __init__(self, inner: Database, faults: Faults) -> None:
         self._inner, self._faults = inner, faults
         self.skew_us = 0
 
@@ -171,19 +169,6 @@ def local(text: str, zone: str = "Asia/Hong_Kong") -> int:
     return civil.parse_instant(text, civil.zone(zone))
 
 
-_schema: list[bytes] = []
-
-
-async def _write_schema(path: Path, clock: SimulatedClock) -> None:
-    """A migrated database; the migrations run once a test process."""
-    if not _schema:
-        database = SqliteDatabase(path, clock=clock, durable=False)
-        await database.migrate()
-        await database.close()
-        _schema.append(await asyncio.to_thread(path.read_bytes))
-    await asyncio.to_thread(path.write_bytes, _schema[0])
-
-
 class World:
     """The stores, the clock and what the tests do with them."""
 
@@ -192,9 +177,7 @@ class World:
         self._path = tmp / "lamppost.db"
         self.clock = SimulatedClock(start_us)
         self.faults = Faults()
-        self.database = FaultyDatabase(
-            SqliteDatabase(self._path, clock=self.clock, durable=False), self.faults
-        )
+        self.database = FaultyDatabase(databases.opened(self._path, self.clock), self.faults)
         self.blobs = FaultyBlobs(tmp / "blobs", self.clock, self.faults)
         self.platform = Platform(
             clock=self.clock,
@@ -206,7 +189,7 @@ class World:
         self._committer = Committer(self.platform, settings, outbox.Relay(self.platform, "archive"))
 
     async def start(self, cameras: Sequence[str] = ("cam-1", "cam-2")) -> None:
-        await _write_schema(self._path, self.clock)
+        await databases.migrated(self._path)
         await ensure_policy(self.platform, self.settings)
         async with self.database.write() as connection:
             for camera_id in cameras:

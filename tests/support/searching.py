@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import sqlalchemy as sa
 
 from services.api.models_sightings import SightingPage
 from shared.clock import SECOND_US
 from shared.db import tables
 from shared.domain import Role, SiteKind
 from shared.sightings import Sighting, Zone
+from tests.support import databases
 from tests.support import sightings as made
 from tests.support.api import NOW_US, WHY, Api, opened
 
@@ -30,10 +30,8 @@ class World:
     client: httpx2.AsyncClient
 
     async def add(self, *sightings: Sighting, **changes: Any) -> None:
-        async with self.api.platform.database.write() as connection:
-            for each in sightings:
-                row = made.row(each, now_us=max(NOW_US, each.end_us), **changes)
-                await connection.execute(sa.insert(tables.sighting).values(**row))
+        rows = [made.row(each, now_us=max(NOW_US, each.end_us), **changes) for each in sightings]
+        await databases.insert(self.api.platform.database, tables.sighting, *rows)
 
     async def add_zone(self, camera_id: str, zone: Zone) -> None:
         await self.api.insert(

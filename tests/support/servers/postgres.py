@@ -225,9 +225,10 @@ class Postgres:
         self._secret("application")
         return self.folder / "application.password"
 
-    def fresh(self, name: str, *, migrated: bool = True) -> str:
-        """A new database of that name, a copy of a migrated one; one that was there is dropped."""
-        template = self._template() if migrated else "template1"
+    def fresh(self, name: str, *, migrated: bool = True, template: str = "") -> str:
+        """A new database of that name, a copy of a migrated one, or of `template`; one that was
+        there is dropped."""
+        template = template or (self._template() if migrated else "template1")
         self.drop(name)
         self._psql(
             f'create database "{name}" owner {APPLICATION} template {template} strategy file_copy'

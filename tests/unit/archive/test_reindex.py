@@ -27,7 +27,7 @@ from shared.messages import CAMERAS, CameraChanged, encode
 from shared.platform import Platform
 from shared.settings import Settings
 from shared.sightings import Sighting, Zone, marked
-from tests.support import archiving, sightings
+from tests.support import archiving, databases, sightings
 from tests.support.archiving import START_US
 
 LEFT = Zone(id="left", kind="zone", name="Left", points=((0.0, 0.0), (0.3, 0.0), (0.3, 1.0)))
@@ -48,11 +48,8 @@ class World:
 
     async def store(self, *found: Sighting, **changes: Any) -> None:
         now_us = self.clock.now_us()
-        async with self.platform.database.write() as connection:
-            await connection.execute(
-                sa.insert(tables.sighting),
-                [sightings.row(one, now_us=now_us, **changes) for one in found],
-            )
+        made = [sightings.row(one, now_us=now_us, **changes) for one in found]
+        await databases.insert(self.platform.database, tables.sighting, *made)
 
     async def draw(self, *zones: Zone, camera_id: str = "cam") -> None:
         """The camera's zones are these from now on."""

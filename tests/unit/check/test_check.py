@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import date
@@ -28,7 +27,7 @@ from shared.platform import Platform
 from shared.retention import Policy
 from shared.settings import Settings
 from shared.spool import RecorderSpool
-from tests.support import archiving
+from tests.support import archiving, databases
 from tests.support.archiving import MINUTE_US, START_US, file_gap, file_segment, segment
 
 POLICY = Policy(1, 30, "civil_date", "Asia/Hong_Kong")
@@ -164,12 +163,7 @@ class World:
         self.settings = archiving.settings_in(state)
 
     def sql(self, statement: str, *values: Any) -> None:
-        connection = sqlite3.connect(self.state / "lamppost.db")
-        try:
-            with connection:
-                assert connection.execute(statement, values).rowcount != 0
-        finally:
-            connection.close()
+        assert databases.run_sql(self.state / "lamppost.db", statement, *values) != 0
 
     def object(self, start_us: int) -> Path:
         (found,) = (self.state / "blobs" / "v1").rglob(f"*{segment(start_us).id}.mp4")
@@ -199,6 +193,7 @@ class World:
 @pytest.fixture
 def world(template: Path, tmp_path: Path) -> World:
     shutil.copytree(template, tmp_path / "state")
+    databases.copy(template / "lamppost.db", tmp_path / "state" / "lamppost.db")
     return World(tmp_path / "state")
 
 

@@ -20,7 +20,7 @@ from shared.db import rows, tables
 from shared.domain import Camera, Source
 from shared.platform import Platform
 from shared.settings import Settings
-from tests.support import archiving, seen, sightings
+from tests.support import archiving, databases, seen, sightings
 from tests.support.archiving import MINUTE_US, START_US, segment
 
 CLEAN: list[tuple[int, str]] = []
@@ -49,10 +49,11 @@ class World:
             id="cam", name="cam", source=Source("file:///a.mp4"), created_at_us=START_US
         )
         one = sightings.sighting(start_us=START_US)
+        row = sightings.row(one, now_us=self.clock.now_us())
+        await databases.make_room(self.platform.database, row)
         async with self.platform.database.write() as connection:
             values = rows.camera_row(camera, START_US)
             await connection.execute(sa.insert(tables.camera).values(values))
-            row = sightings.row(one, now_us=self.clock.now_us())
             await connection.execute(sa.insert(tables.sighting).values(row))
             await connection.execute(
                 sa.insert(tables.thumbnail).values(

@@ -19,6 +19,7 @@ from shared.db import tables
 from shared.domain import HoldReason
 from shared.errors import Kind, LamppostError
 from shared.retention import HoldState
+from tests.support import databases
 from tests.support.retention_world import OFFICER, OTHER, World, local, world
 
 NOON = local("2024-04-16T12:00")
@@ -104,18 +105,16 @@ async def test_every_second_asked_for_is_in_one_list(w: World) -> None:
     base = w.clock.now_us() - 590 * SECOND_US
     await w.file("cam-1", base)
     await w.file("cam-1", base + 60 * SECOND_US)
-    async with w.database.write() as connection:
-        await connection.execute(
-            sa.insert(tables.gap).values(
-                id="g1",
-                camera_id="cam-1",
-                start_us=base + 110 * SECOND_US,
-                end_us=base + 180 * SECOND_US,
-                recording_date=date(2024, 4, 16),
-                reason="unreachable",
-                committed_at_us=0,
-            )
-        )
+    gap = {
+        "id": "g1",
+        "camera_id": "cam-1",
+        "start_us": base + 110 * SECOND_US,
+        "end_us": base + 180 * SECOND_US,
+        "recording_date": date(2024, 4, 16),
+        "reason": "unreachable",
+        "committed_at_us": 0,
+    }
+    await databases.insert(w.database, tables.gap, gap)
     report = await holds.place(
         w.platform,
         w.settings,

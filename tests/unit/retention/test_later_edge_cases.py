@@ -18,7 +18,7 @@ from shared.errors import Kind, LamppostError
 from shared.ids import boxes_key
 from shared.retention import Access
 from shared.tombstones import journal, unpack_segments
-from tests.support import sightings
+from tests.support import databases, sightings
 from tests.support.retention_asks import access_of, expiry_of, gone
 from tests.support.retention_world import OFFICER, Crash, World, local, world
 
@@ -150,18 +150,14 @@ async def test_edge_14_a_jump_between_two_claims_stops_the_rest(tmp_path: Path) 
 
 async def sighting(w: World, name: str, start: str, seconds: int, expires_us: int) -> None:
     start_us = local(start)
-    async with w.database.write() as connection:
-        await connection.execute(
-            sa.insert(tables.sighting).values(
-                sightings.row(
-                    sightings.sighting(name, "cam-1", start_us, seconds),
-                    now_us=w.clock.now_us(),
-                    day=date(2024, 4, 16),
-                    end_us=start_us + seconds * SECOND_US,
-                    expires_at_us=expires_us,
-                )
-            )
-        )
+    row = sightings.row(
+        sightings.sighting(name, "cam-1", start_us, seconds),
+        now_us=w.clock.now_us(),
+        day=date(2024, 4, 16),
+        end_us=start_us + seconds * SECOND_US,
+        expires_at_us=expires_us,
+    )
+    await databases.insert(w.database, tables.sighting, row)
 
 
 async def test_edge_15_sightings_go_and_stay_with_their_footage(civil: World) -> None:
