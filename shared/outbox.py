@@ -21,6 +21,7 @@ from shared import civil, ids, log, metrics
 from shared.bus import Message
 from shared.db import tables
 from shared.errors import Kind, LamppostError
+from shared.lease import Lease
 from shared.messages import TOPICS, Event, Headers, cloud_headers, encode
 from shared.platform import Platform
 from shared.runtime import Backoff, Stop
@@ -102,12 +103,16 @@ def check(message: Message) -> None:
 
 
 class Relay:
-    """Publishes one service's outbox rows. One relay a service runs at a time."""
+    """Publishes one service's outbox rows. Of a service's replicas the one with the lease does it,
+    so that rows keep their order and nothing is told twice but after a death."""
 
-    def __init__(self, platform: Platform, service: str, *, batch: int = BATCH) -> None:
+    def __init__(
+        self, platform: Platform, service: str, *, batch: int = BATCH, holder: str = ""
+    ) -> None:
         self._platform = platform
         self._service = service
         self._batch = batch
+        self._lease = Lease(platform, f"outbox:{service}", holder=holder)
         self._wake = asyncio.Event()
         self._log = log.get(f"{service}.outbox")
 
@@ -130,6 +135,7 @@ class Relay:
                 await self._wait(stop)
         try:
             await self.run_once()
+            await self._lease.release()
         except LamppostError as error:
             self._log.warning("outbox kept for the next start", cause=str(error))
 
@@ -137,6 +143,12 @@ class Relay:
         """Publish and delete one batch; whether there was anything."""
         self._wake.clear()
         rows = await self._rows()
+        if rows:
+            known = self._lease.is_held
+            if not await self._lease.hold():
+                return False  # Another replica publishes them.
+            if not known:  # It may have done so since the look.
+                rows = await self._rows()
         if not rows:
             metrics.OUTBOX_ROWS.labels(self._service).set(0)
             return False
