@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient
 
 from shared import log
@@ -32,6 +32,7 @@ ROUND_S = 1.5
 """Longest wait of a poll for a round of its group that goes on."""
 JOIN_S = 5.0
 """Longest wait for the first round; then a poll takes its result over."""
+RETRY_S = 0.05
 SILENCE_S = 5.0
 """A waiting poll asks the brokers once it has heard nothing of them for so long."""
 MAX_POLL_BYTES = 16 * 1024 * 1024
@@ -268,7 +269,7 @@ class KafkaConsumer:
         member = self._member
         done: dict[Partition, int] = {}
         if member is not None:
-            done = await self._patiently(member.committed(fresh))
+            done = await self._patiently(lambda: member.committed(fresh))
             self._committed.update(done)
         ends = await self._ask(dict.fromkeys(fresh, LATEST))
         firsts = await self._ask(dict.fromkeys(fresh, EARLIEST))
@@ -342,7 +343,7 @@ class KafkaConsumer:
         """Ask whether there is more: in the log, or of the group. Whether the poll goes on."""
         member = self._member
         if member is not None:
-            await self._patiently(member.look())
+            await self._patiently(member.look)
             if member.joining and not await member.wait_joined(ROUND_S):
                 return False
             if member.changed.is_set():
@@ -357,21 +358,32 @@ class KafkaConsumer:
         heard_us = max(self._heard_us, self._member.heard_us if self._member else 0)
         if self._clock.monotonic_us() - heard_us > SILENCE_S * SECOND_US:
             if self._member is not None and not self._assignment:
-                await self._patiently(self._member.look())
+                await self._patiently(self._member.look)
             await self._ask(dict.fromkeys(self._assignment, LATEST))
 
     async def _ask(self, places: Mapping[Partition, int]) -> dict[Partition, int]:
-        return await self._patiently(list_offsets(self._client, self._wire, places))
+        return await self._patiently(lambda: list_offsets(self._client, self._wire, places))
 
-    async def _patiently(self, work: Coroutine[Any, Any, T]) -> T:
-        """An answer of the brokers within `LOOK_S`, or UNAVAILABLE."""
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """An answer of the brokers, asked again while it may yet come; UNAVAILABLE after
+        `LOOK_S`."""
+        last: BaseException | None = None
         try:
             async with asyncio.timeout(LOOK_S):
-                found = await work
+                while True:
+                    try:
+                        found = await work()
+                    except errors.KafkaError as error:
+                        if not error.retriable:
+                            raise
+                        last = error
+                    else:
+                        self._heard_us = self._clock.monotonic_us()
+                        return found
+                    await self._clock.sleep(RETRY_S)
+                    self._check_open()
         except AWAY as error:
-            raise away(error) from error
-        self._heard_us = self._clock.monotonic_us()
-        return found
+            raise away(last or error) from error
 
     def _at(self, place: Partition) -> TopicPartition:
         return TopicPartition(self._wire.topic(place[0]), place[1])

@@ -40,7 +40,8 @@ IDLE_LIMIT = 30
 """A member that has not polled for so many session time-outs is alive no more, though its process
 is: its work hangs. Until then the process speaks for it, so that slow work loses no partition."""
 LEAVE_S = 2.0
-COMMIT_S = 10.0
+COMMIT_S = 5.0
+RETRY_S = 0.1
 NO_ERROR, UNKNOWN_MEMBER, ILLEGAL_GENERATION, REBALANCING = 0, 25, 22, 27
 NO_COORDINATOR = (14, 15, 16)
 MEMBER_ID_REQUIRED, FENCED, INCONSISTENT, SESSION_TIMEOUT = 79, 82, 23, 26
@@ -87,7 +88,7 @@ class GroupMember:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._log = log.get("bus.group")
-        self._limiter = log.Limiter(clock)
+        self._limiter = log.Limiter(clock, interval_s=10.0)
 
     @property
     def joining(self) -> bool:
@@ -136,10 +137,16 @@ class GroupMember:
         coordinator is away."""
         deadline_us = self._clock.monotonic_us() + round(COMMIT_S * SECOND_US)
         while True:
+            left_us = deadline_us - self._clock.monotonic_us()
             try:
-                code = await self._commit_once(following)
+                async with asyncio.timeout(max(left_us, 0) / SECOND_US):
+                    code = await self._commit_once(following)
             except AWAY as error:
-                raise away(error) from error
+                # A coordinator that has just come back reads its offsets first.
+                if not getattr(error, "retriable", False) or left_us <= 0:
+                    raise away(error) from error
+                await self._clock.sleep(RETRY_S)
+                continue
             if code == NO_ERROR:
                 return
             if code == UNKNOWN_MEMBER:

@@ -354,9 +354,20 @@ def _translated(failure: BaseException) -> LamppostError:
 
 
 async def _end(producer: AIOKafkaProducer) -> None:
-    """Stop it without waiting for brokers that are away: what it still holds fails."""
-    accumulator = producer._message_accumulator
+    """Stop it without waiting for brokers that are away: what it still holds fails.
+
+    aiokafka would send it all first, for as long as that takes. So its batches are failed (those
+    that wait for another attempt belong among the pending ones, or their end is an error in a
+    callback), its connections closed, and whoever waits for metadata let go.
+    """
+    accumulator, client = producer._message_accumulator, producer.client
+    accumulator._pending_batches.update(
+        batch for queue in accumulator._batches.values() for batch in queue if batch.retry_count
+    )
     accumulator.fail_all(errors.ProducerClosed())
     with contextlib.suppress(*AWAY):
         async with asyncio.timeout(STOP_S):
+            await client.close()
+            client._md_update_fut = asyncio.get_running_loop().create_future()
+            client._md_update_fut.set_result(False)
             await producer.stop()

@@ -184,7 +184,7 @@ async def _cause_at(wire: Wire, host: str, port: int) -> str:
     except ConnectionRefusedError:
         return "nobody listens there"
     except TimeoutError:
-        return await _silent(wire, host, port, "it does not answer")
+        return "it does not answer"
     except (errors.KafkaError, OSError, EOFError) as error:
         detail = str(error) or type(error).__name__
         return await _silent(wire, host, port, f"the connection failed ({detail})")

@@ -38,7 +38,14 @@ class BusLogContract:
         found = await drain(reader)
         assert [(r.topic, r.key, r.value, r.headers) for r in found] == [tuple(m) for m in sent]
         assert [r.offset for r in found] == list(range(50))
-        assert {r.timestamp_us for r in found} == {harness.clock.now_us()}
+
+    async def test_a_record_is_dated_by_the_clock_of_who_published_it(
+        self, harness: Harness
+    ) -> None:
+        bus = await harness.open()
+        await bus.publish(status("a", "1"))
+        found = await drain(await bus.consumer(["camera-status"]))
+        assert [r.timestamp_us for r in found] == [harness.clock.now_us()]
 
     async def test_a_key_stays_in_its_partition(self, harness: Harness) -> None:
         bus = await harness.open()

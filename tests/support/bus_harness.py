@@ -5,15 +5,20 @@ An adapter joins by a harness of its own and a subclass of each contract class.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 from shared.bus import Bus, Consumer, Message, Record
 from shared.bus.embedded import EmbeddedBus
-from shared.clock import Clock, SimulatedClock
+from shared.bus.kafka import KafkaBus, open_bus
+from shared.clock import Clock, SimulatedClock, SystemClock
+from shared.settings import Settings, load
+from tests.support.servers.kafka import Kafka
 from tests.support.wait import until
 
 PARTITIONS = 4
@@ -103,6 +108,86 @@ class EmbeddedHarness:
             process.kill()
         for bus in self._buses:
             await bus.close()
+
+
+KAFKA_PACE = 0.3
+"""A server's clock cannot be driven: simulated seconds pass as so many real ones."""
+_stores = itertools.count()
+
+
+class PassingClock(SimulatedClock):
+    """The machine's clock in the place of a simulated one: `advance` waits, at `KAFKA_PACE`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._system = SystemClock()
+        self._offset_us = 0
+
+    def now_us(self) -> int:
+        return self._system.now_us() + self._offset_us
+
+    def monotonic_us(self) -> int:
+        return self._system.monotonic_us()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._system.sleep(seconds)
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        return self._system.wait(event, seconds)
+
+    def jump_wall(self, step_us: int) -> None:
+        self._offset_us += step_us
+
+    async def advance(self, seconds: float) -> None:
+        await self._system.sleep(seconds * KAFKA_PACE)
+
+
+class KafkaHarness:
+    """Buses on a real broker; each harness has topics and groups of its own."""
+
+    def __init__(self, broker: Kafka, folder: Path) -> None:
+        self.clock = PassingClock()
+        self._broker, self._folder = broker, folder
+        self._prefix = f"t{next(_stores)}-"
+        self._buses: list[KafkaBus] = []
+        self._processes: list[Process] = []
+
+    def fresh(self, path: Path) -> KafkaHarness:
+        return KafkaHarness(self._broker, path.parent)
+
+    def environment(self, session_timeout_s: float = TIMEOUT_S * KAFKA_PACE) -> dict[str, str]:
+        """Variables of a process on this store."""
+        return {
+            **self._broker.environment(),
+            "LAMPPOST_STATE_DIR": str(self._folder),
+            "LAMPPOST_KAFKA__TOPIC_PREFIX": self._prefix,
+            "LAMPPOST_STORES__BUS_PARTITIONS": str(PARTITIONS),
+            "LAMPPOST_STORES__SESSION_TIMEOUT_S": str(session_timeout_s),
+        }
+
+    def settings(self) -> Settings:
+        return load(self.environment())
+
+    async def open(self, clock: Clock | None = None) -> Bus:
+        bus = await open_bus(self.settings(), clock or self.clock)
+        assert isinstance(bus, KafkaBus)
+        self._buses.append(bus)
+        return bus
+
+    async def kill(self, bus: Bus) -> None:
+        assert isinstance(bus, KafkaBus)
+        await bus.abandon()
+
+    def process(self, session_timeout_s: float = TIMEOUT_S) -> Process:
+        made = Process(["kafka", json.dumps(self.environment(session_timeout_s))])
+        self._processes.append(made)
+        return made
+
+    async def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for bus in self._buses:
+            await bus.abandon()
 
 
 def status(key: str, *values: str) -> list[Message]:

@@ -1,8 +1,10 @@
-"""A process of its own on an embedded bus, for the tests that need two (or one to kill).
+"""A process of its own on a bus, for the tests that need two (or one to kill).
 
-Reads JSON commands from standard input, one a line, and answers each with a JSON line:
-`{"do": "publish", "topic", "key", "values": [...]}`, `{"do": "storm", "key"}` (publishes batches of
-50 without end; the first answer says that it began), `{"do": "poll", "topic", "group", "member"}`.
+Arguments: the path, partitions and session time-out of an embedded bus, or `kafka` and the settings
+of one on Kafka as a JSON object of variables. Reads JSON commands from standard input, one a line,
+and answers each with a JSON line: `{"do": "publish", "topic", "key", "values": [...]}`,
+`{"do": "storm", "key"}` (publishes batches of 50 without end; the first answer says that it began),
+`{"do": "poll", "topic", "group", "member"}`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared.bus import Consumer, Message
-from shared.bus.embedded import EmbeddedBus
+from shared import log
+from shared.bus import Bus, Consumer, Message
 from shared.clock import SystemClock
+from shared.settings import Log, load
 
 STORM_BATCH = 50
 
@@ -24,7 +27,7 @@ def say(answer: object) -> None:
     print(json.dumps(answer), flush=True)
 
 
-async def storm(bus: EmbeddedBus, key: str) -> None:
+async def storm(bus: Bus, key: str) -> None:
     number = 0
     while True:
         await bus.publish(
@@ -38,13 +41,25 @@ async def storm(bus: EmbeddedBus, key: str) -> None:
             say({"begun": True})
 
 
-async def main(path: str, partitions: int, session_timeout_s: float) -> None:
-    bus = await EmbeddedBus.open(
+async def opened(arguments: list[str]) -> Bus:
+    if arguments[0] == "kafka":
+        from shared.bus.kafka import open_bus
+
+        return await open_bus(load(json.loads(arguments[1])), SystemClock())
+    from shared.bus.embedded import EmbeddedBus
+
+    path, partitions, session_timeout_s = arguments
+    return await EmbeddedBus.open(
         Path(path),
         clock=SystemClock(),
-        partitions=partitions,
-        session_timeout_s=session_timeout_s,
+        partitions=int(partitions),
+        session_timeout_s=float(session_timeout_s),
     )
+
+
+async def main(arguments: list[str]) -> None:
+    log.configure(Log(level="error"))
+    bus = await opened(arguments)
     consumer: Consumer | None = None
     while line := await asyncio.to_thread(sys.stdin.readline):
         command: dict[str, Any] = json.loads(line)
@@ -71,4 +86,4 @@ async def main(path: str, partitions: int, session_timeout_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(sys.argv[1:]))
