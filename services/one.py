@@ -13,15 +13,20 @@ import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from services import children, detectors
 from services.statelock import StateLock
 from shared import log, metrics
 from shared.errors import Kind, LamppostError
+from shared.messages import CAMERAS
 from shared.platform import Platform, open_platform
 from shared.runtime import Service, Stop
 from shared.settings import Settings, load
+
+if TYPE_CHECKING:
+    from shared.internal_http import InternalServer
 
 IN_PROCESS = ("archive", "retention", "api")
 CHILDREN = ("ingest", "detect")
@@ -121,15 +126,35 @@ async def run_one(name: str, settings: Settings, parent: int | None, role: str =
             asyncio.ensure_future(children.watch_parent(parent, stop, clock)) if parent else None
         )
         metrics.BUILD_INFO.labels(version(), name).set(1)
+        server = None
         try:
-            await build(name, platform, settings, role).run(stop)
+            service = build(name, platform, settings, role)
+            server = await _monitor(name, platform, settings) if parent is None else None
+            await service.run(stop)
         finally:
             if watching is not None:
                 watching.cancel()
+            if server is not None:
+                await server.stop()
             await platform.close()
     finally:
         lock.release()
         undo()
+
+
+async def _monitor(name: str, platform: Platform, settings: Settings) -> InternalServer | None:
+    """Who answers probes and Prometheus, where `metrics.port` is set."""
+    if not settings.metrics.port:
+        return None
+    from shared import monitor
+
+    checks: dict[str, Callable[[], Awaitable[object]]] = {
+        "bus": lambda: platform.bus.partitions(CAMERAS.name)
+    }
+    if name not in CHILDREN:
+        checks["database"] = platform.database.now_us
+        checks["blobs"] = platform.blobs.time_us
+    return await monitor.start(settings.metrics, checks)
 
 
 def run(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:
