@@ -8,7 +8,8 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -19,8 +20,12 @@ from hypothesis import strategies as st
 from shared import ids
 from shared.blobs import HELD, STANDARD, Blobs, disk, metadata
 from shared.blobs.files import FileBlobs
-from shared.clock import HOUR_US, SimulatedClock
+from shared.blobs.s3 import S3Blobs, open_blobs
+from shared.clock import HOUR_US, SimulatedClock, SystemClock
 from shared.errors import Kind, LamppostError
+from shared.settings import Settings, load
+from tests.support.servers.ceph import Ceph
+from tests.support.servers.seaweed import Seaweed
 
 DAY = date(2024, 4, 16)
 
@@ -362,6 +367,54 @@ def test_a_range_is_a_slice(size: int, offset: int, length: int) -> None:
     else:
         start, end = disk.byte_range("key", size, offset, length)
         assert data[start:end] == data[offset : offset + length]
+
+
+class S3Contract(BlobsContract):
+    """The same on a real store, in a bucket of its own for each test."""
+
+    door: str
+
+    @pytest.fixture
+    def clock(self) -> SimulatedClock:
+        """The store's clock is the machine's, so the test's begins there."""
+        return SimulatedClock(SystemClock().now_us())
+
+    @pytest.fixture
+    async def blobs(
+        self, request: pytest.FixtureRequest, clock: SimulatedClock
+    ) -> AsyncIterator[S3Blobs]:
+        server = request.getfixturevalue(self.door)
+        found = await open_blobs(joined(server), clock)
+        yield found
+        await found.close()
+
+
+def joined(server: Seaweed | Ceph, **more: object) -> Settings:
+    """Settings of a fresh bucket there."""
+    environment = {**server.environment(), "LAMPPOST_S3__BUCKET": f"t-{uuid.uuid4()}"}
+    return load(environment | {f"LAMPPOST_S3__{name}": str(value) for name, value in more.items()})
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
+        yield server
+
+
+@pytest.mark.servers
+class TestS3SeaweedBlobs(S3Contract):
+    door = "seaweed"
+
+
+@pytest.mark.servers
+class TestS3CephBlobs(S3Contract):
+    door = "ceph"
 
 
 class TestFilesWithAttributes(FilesContract):
