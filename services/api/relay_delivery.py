@@ -18,7 +18,7 @@ from services.api import queries_relay as stored
 from services.api.queries_relay import Failure
 from services.api.relay_feed import current_policy
 from services.api.webhook_sender import GONE, Outcome, Receiver, Sender, Transport
-from shared import ids, log, metrics, retention
+from shared import log, metrics, retention
 from shared.clock import HOUR_US, SECOND_US
 from shared.errors import LamppostError
 from shared.platform import Platform
@@ -48,14 +48,19 @@ class Delivery:
     """See the module. `run` looks for what is due and keeps one task a subscription."""
 
     def __init__(
-        self, platform: Platform, settings: Settings, rng: random.Random | None = None
+        self,
+        platform: Platform,
+        settings: Settings,
+        rng: random.Random | None = None,
+        name: str = "",
     ) -> None:
         self._platform = platform
         self._clock = platform.clock
         self._settings = settings
         self._transport = Transport(platform, settings)
         self._rng = rng or random.Random()
-        self._me = f"{settings.instance}-{ids.new_id()[:8]}"
+        self._me = name or settings.instance
+        """One process at a time has it, so that one that was killed goes on with its leases."""
         self._woken = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._not_before_us: dict[str, int] = {}

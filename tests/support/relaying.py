@@ -109,11 +109,11 @@ class Relaying:
         found: dict[str, Any] = (await self.admin.get(f"/v1/webhooks/{webhook_id}")).json()
         return found
 
-    async def new_relay(self) -> None:
+    async def new_relay(self, name: str = "") -> None:
         """Another process: nothing of the former one's memory is there."""
         await self.intake.feed.leave()
         platform, settings = self.api.platform, self.api.context.settings
-        self.delivery = Delivery(platform, settings, random.Random(2))
+        self.delivery = Delivery(platform, settings, random.Random(2), name)
         self.intake = Intake(platform, settings, self.delivery.wake)
 
 
