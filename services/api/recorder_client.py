@@ -84,10 +84,13 @@ class RecorderClient:
             self._made = None
 
     def _urls(self, camera_id: str) -> list[str]:
-        """The camera's own recorder first."""
+        """The camera's own recorder first, then who says that it has some of it, then others: one
+        may have recorded it a moment ago and not said so yet."""
         own = self._directory.url_for(camera_id)
         others = [item.url for item in self._directory.recorders() if item.url and not item.stopped]
-        found = dict.fromkeys([*([own] if own else []), *others[:MAX_OTHERS]])
+        known = [own] if own else []
+        known += self._directory.holders(camera_id)[:MAX_OTHERS]
+        found = dict.fromkeys([*known, *others[:MAX_OTHERS]])
         return list(found)
 
     async def segments(self, camera_id: str, start_us: int, end_us: int) -> list[Recorded]:

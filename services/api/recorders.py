@@ -1,22 +1,26 @@
 """Where each camera's recorder is and what it does, kept in memory from topic `camera-status`, and
 where detect workers are.
 
-Recorders repeat their state every few seconds (`ingest.status_interval_s`), so a directory that
-starts at the log's end knows everything within one interval. What was not repeated for three
-intervals is stale: its recorder is gone, whatever it said last.
+Recorders repeat their state every few seconds (`ingest.status_interval_s`); a directory begins with
+what was said lately, so that a replica that has just started finds every recorder. What was not
+repeated for three intervals is stale: its recorder is gone, whatever it said last.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple
 
 from shared import log, metrics
 from shared.bus import Bus, Consumer, Record
+from shared.bus.recent import from_recent
 from shared.clock import SECOND_US, Clock
+from shared.domain import RecordingState
 from shared.errors import Kind, LamppostError
 from shared.messages import (
     CAMERA_STATUS,
     DetectorStatus,
+    GapRecorded,
     RecorderStatus,
     StatusChanged,
     StatusEvent,
@@ -48,6 +52,8 @@ class RecorderDirectory:
         self._stale_us = round(3 * status_interval_s * SECOND_US) + 2 * SECOND_US
         self._cameras: dict[str, StatusChanged] = {}
         self._recorders: dict[str, RecorderStatus] = {}
+        self._holding: dict[str, frozenset[str]] = {}
+        """Of which cameras each recorder's spool has something."""
         self._detectors: dict[str, DetectorStatus] = {}
         self._heard_us: dict[str, int] = {}
         self._log = log.get("api.recorders")
@@ -94,12 +100,23 @@ class RecorderDirectory:
                 found[f"{name}-detect" if name in self._recorders else name] = item.url
         return found
 
-    def apply(self, event: StatusEvent) -> None:
-        """Take one event in; an older word than the one known is ignored."""
+    def holders(self, camera_id: str) -> list[str]:
+        """Addresses of recorders that said lately that their spool has some of the camera."""
+        return [
+            item.url
+            for item in self.recorders()
+            if item.url and not item.stopped and camera_id in self._holding[item.recorder]
+        ]
+
+    def apply(self, event: StatusEvent, *, lately: bool = False) -> None:
+        """Take one event in; an older word than the one known is ignored. `lately`: it was said
+        before this process listened, so its own time says how long ago."""
         now = self._clock.monotonic_us()
+        if lately and not isinstance(event, GapRecorded):
+            now -= max(0, self._clock.now_us() - event.at_us)
         if isinstance(event, StatusChanged):
             known = self._cameras.get(event.camera_id)
-            if known is not None and (known.epoch, known.at_us) > (event.epoch, event.at_us):
+            if known is not None and not self._is_news(known, event):
                 return
             if known is None and len(self._cameras) >= MAX_CAMERAS:
                 return
@@ -109,6 +126,7 @@ class RecorderDirectory:
             if event.recorder not in self._recorders and len(self._recorders) >= MAX_RECORDERS:
                 return
             self._recorders[event.recorder] = event
+            self._holding[event.recorder] = frozenset(span.camera_id for span in event.waiting)
             self._heard_us[f"recorder:{event.recorder}"] = now
         elif isinstance(event, DetectorStatus):
             if event.worker not in self._detectors and len(self._detectors) >= MAX_DETECTORS:
@@ -116,16 +134,28 @@ class RecorderDirectory:
             self._detectors[event.worker] = event
             self._heard_us[f"detector:{event.worker}"] = now
 
+    def _is_news(self, known: StatusChanged, event: StatusChanged) -> bool:
+        """Whether the word counts before the one that is known of the camera."""
+        if known.recorder == event.recorder:
+            return (known.epoch, known.at_us) <= (event.epoch, event.at_us)
+        if known.state is RecordingState.STOPPED or self._is_stale(known.camera_id):
+            return True  # Clocks of two machines may differ; who is gone has nothing to say.
+        if event.epoch <= known.epoch:
+            return False
+        # The old recorder goes on until the new one records: there the pictures are.
+        records = RecordingState.RECORDING
+        return event.state is records or known.state is not records
+
     def _is_stale(self, key: str, after_us: int | None = None) -> bool:
         heard = self._heard_us.get(key)
         limit_us = self._stale_us if after_us is None else after_us
         return heard is None or self._clock.monotonic_us() - heard > limit_us
 
-    def take(self, records: list[Record]) -> None:
+    def take(self, records: list[Record], *, lately: bool = False) -> None:
         """Apply records of the bus; an unreadable one is counted and set aside."""
         for record in records:
             try:
-                self.apply(decode(record.value, StatusEvent))  # type: ignore[arg-type]
+                self.apply(decode(record.value, StatusEvent), lately=lately)  # type: ignore[arg-type]
             except LamppostError as error:
                 metrics.BUS_POISON.labels(record.topic).inc()
                 self._log.warning("unreadable status", cause=str(error))
@@ -135,7 +165,7 @@ class RecorderDirectory:
         backoff = Backoff()
         while not stop.is_set:
             try:
-                consumer = await self._bus.consumer([CAMERA_STATUS.name], start="latest")
+                consumer = await from_recent(self._bus, CAMERA_STATUS.name)
                 try:
                     await self._follow(consumer, stop, backoff)
                 finally:
@@ -147,6 +177,9 @@ class RecorderDirectory:
                 await stop.sleep(self._clock, backoff.next_s())
 
     async def _follow(self, consumer: Consumer, stop: Stop, backoff: Backoff) -> None:
+        while records := await consumer.poll(timeout_s=0):
+            self.take(records, lately=True)
+            await asyncio.sleep(0)
         while not stop.is_set:
             self.take(await consumer.poll(timeout_s=0.5))
             backoff.reset()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +15,21 @@ from services.api import event_stream, times
 from services.api.limits import MAX_BY_ADDRESS, MAX_BY_NAME, LoginLimiter
 from services.api.recorders import RecorderDirectory
 from shared import civil
-from shared.bus import Bus, Record
+from shared.bus import Bus, Message, Record
 from shared.clock import SECOND_US, SimulatedClock
 from shared.domain import RecordingState
 from shared.errors import Kind, LamppostError
-from shared.messages import CAMERA_STATUS, RecorderStatus, StatusChanged, encode
+from shared.messages import (
+    CAMERA_STATUS,
+    RecorderStatus,
+    SpoolWaiting,
+    StatusChanged,
+    encode,
+)
+from shared.platform import open_platform
+from shared.runtime import Stop
+from shared.settings import Settings
+from tests.support.wait import until
 
 
 def directory(clock: SimulatedClock) -> RecorderDirectory:
@@ -46,6 +59,75 @@ def test_a_camera_is_where_its_newest_word_says() -> None:
     found.apply(status("a", now + 2, recorder="r2", epoch=2))
     found.apply(status("a", now + 9, recorder="r1", epoch=1))
     assert found.url_for("a") == "r2", "the higher epoch wins, however late the other speaks"
+
+
+def test_on_a_planned_move_the_old_recorder_counts_until_the_new_one_records() -> None:
+    clock = SimulatedClock()
+    found = directory(clock)
+    now = clock.now_us()
+    found.apply(status("a", now, recorder="r1", epoch=1))
+    found.apply(status("a", now + 1, recorder="r2", epoch=2, state="connecting"))
+    assert found.url_for("a") == "r1"
+    found.apply(status("a", now + 2, recorder="r2", epoch=2))
+    found.apply(status("a", now + 3, recorder="r1", epoch=1, state="stopped"))
+    assert found.url_for("a") == "r2"
+
+
+def test_a_recorder_with_a_slow_clock_takes_over_from_one_that_is_gone() -> None:
+    clock = SimulatedClock()
+    found = directory(clock)
+    now = clock.now_us()
+    found.apply(status("a", now, recorder="ahead", epoch=now + 60 * SECOND_US))
+    found.apply(status("a", now, recorder="behind", epoch=now))
+    assert found.url_for("a") == "ahead"
+    clock.set_us(now + 18 * SECOND_US)
+    found.apply(status("a", now, recorder="behind", epoch=now))
+    assert found.url_for("a") == "behind"
+    found.apply(status("b", now, recorder="ahead", epoch=now + 60 * SECOND_US, state="stopped"))
+    found.apply(status("b", now, recorder="behind", epoch=now))
+    assert found.url_for("b") == "behind"
+
+
+def test_what_was_said_before_it_listened_is_as_old_as_it_says() -> None:
+    clock = SimulatedClock()
+    found = directory(clock)
+    now = clock.now_us()
+    for camera_id, at_us in (("new", now - 16 * SECOND_US), ("old", now - 18 * SECOND_US)):
+        word = status(camera_id, at_us)
+        record = Record(CAMERA_STATUS.name, 0, 0, camera_id, encode(word), (), now)
+        found.take([record], lately=True)
+    assert found.url_for("new") == "r1"
+    assert found.url_for("old") is None
+
+
+def test_who_holds_some_of_a_camera_is_known_from_its_own_word() -> None:
+    found = directory(SimulatedClock())
+    word = recorder("r1", "a")
+    found.apply(msgspec.structs.replace(word, waiting=(SpoolWaiting("b", 1, 2),)))
+    found.apply(recorder("r2", "b"))
+    assert found.holders("b") == ["r1"]
+    found.apply(recorder("r1", "a"))
+    assert found.holders("b") == []
+
+
+async def test_a_fresh_directory_knows_at_once_what_was_said_lately(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"state_dir": tmp_path})
+    platform = await open_platform(settings, database=False)
+    try:
+        now = platform.clock.now_us()
+        words = [status(f"cam-{n}", now) for n in range(40)]
+        await platform.bus.publish(
+            [Message(CAMERA_STATUS.name, word.camera_id, encode(word)) for word in words]
+        )
+        found = RecorderDirectory(platform.bus, platform.clock)
+        stop = Stop()
+        following = asyncio.create_task(found.run(stop))
+        await until(lambda: len(found.states()) == 40, 2)
+        assert found.url_for("cam-7") == "r1"
+        stop.set()
+        await following
+    finally:
+        await platform.close()
 
 
 def test_a_silent_or_stopped_recorder_has_nothing() -> None:
