@@ -14,6 +14,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from services.api.access import Subject
 from services.api.queries import LONGEST_SEGMENT_US, in_scope
@@ -155,10 +157,26 @@ class Candidate(NamedTuple):
     data: bytes
 
 
+class _Texts(FunctionElement[Any]):
+    """The texts of a JSON list, as rows with a column `value`."""
+
+    inherit_cache = True
+
+
+@compiles(_Texts)
+def _texts(element: _Texts, compiler: Any, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(_Texts, "postgresql")
+def _texts_postgresql(element: _Texts, compiler: Any, **kw: Any) -> str:
+    return f"jsonb_array_elements_text(CAST({compiler.process(element.clauses, **kw)} AS JSONB))"
+
+
 def one_of(column: Any, cameras: Any) -> sa.ColumnElement[bool]:
     """Whether the column is one of a JSON list of ids. As `in_`, but one parameter: hundreds of
     them cost more to write down than the rows to find."""
-    ids = sa.func.json_each(cameras).table_valued("value")
+    ids = _Texts(cameras).table_valued("value")
     found: sa.ColumnElement[bool] = column.in_(sa.select(ids.c.value))
     return found
 
@@ -218,30 +236,53 @@ def _narrowing(wanted: Slice) -> list[sa.ColumnElement[bool]]:
     return found
 
 
-def _candidate_query() -> sa.Select[Any]:
+def _candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
+    """On PostgreSQL, whose planner decides by itself when to read the rows."""
+    return _ordered(sa.select(*_columns()), narrowing)
+
+
+def _sqlite_candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
+    """The index alone decides which rows are the newest; then each of those is read, once."""
+    c, row = _sighting.c, sa.literal_column("sighting.rowid", sa.Integer)
+    first = _ordered(sa.select(row.label("row"), c.start_us, c.id), narrowing).subquery("first")
+    return (
+        sa.select(*_columns())
+        .select_from(first.join(_sighting, row == first.c.row))
+        .order_by(first.c.start_us.desc(), first.c.id.desc())
+    )
+
+
+def _columns() -> Sequence[sa.ColumnElement[Any]]:
+    return [_sighting.c[name] for name in Candidate._fields]
+
+
+def _ordered(query: sa.Select[Any], narrowing: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
     c = _sighting.c
     after_us = sa.bindparam("after_us", type_=sa.BigInteger)
     return (
-        sa.select(c.id, c.camera_id, c.start_us, c.end_us, c.expires_at_us, c.ended, c.data)
-        .where(
+        query.where(
             *_base(),
             c.start_us <= after_us,
             sa.or_(c.start_us < after_us, c.id < sa.bindparam("after_id", type_=sa.Text)),
+            *narrowing,
         )
         .order_by(c.start_us.desc(), c.id.desc())
         .limit(sa.bindparam("most", type_=sa.Integer))
     )
 
 
-_CANDIDATES = _candidate_query()
+_MAKERS = {"sqlite": _sqlite_candidate_query, "postgresql": _candidate_query}
+_CANDIDATES = {dialect: make() for dialect, make in _MAKERS.items()}
+"""Without filters of columns: made once."""
 
 
 async def candidates(
     connection: AsyncConnection, wanted: Slice, low_us: int, after: Position, limit: int
 ) -> list[Candidate]:
     """Rows that begin at or after `low_us` and come after the position, newest first."""
+    dialect = connection.dialect.name
     narrowing = _narrowing(wanted)
-    query = _CANDIDATES.where(*narrowing) if narrowing else _CANDIDATES
+    query = _MAKERS[dialect](narrowing) if narrowing else _CANDIDATES[dialect]
     values = _values(wanted, low_us)
     values |= {"after_us": after.start_us, "after_id": after.id, "most": limit}
     return [Candidate(*row) for row in (await connection.execute(query, values)).all()]

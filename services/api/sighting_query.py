@@ -29,8 +29,9 @@ from shared.sightings import Sighting
 
 DEFAULT_RANGE_US = DAY_US
 MAX_RANGE_US = 31 * DAY_US
-FIRST_LOOK_US = 4 * HOUR_US
-"""Camera time of the first window."""
+FIRST_LOOK_US = 16 * HOUR_US
+"""Camera time of the first window: at night too it mostly holds a page, and what it holds beyond
+one costs an index entry each, where another window costs a statement."""
 GROWTH = 4
 MAX_LOOK_US = 62 * DAY_US
 """Camera time that one request looks through."""

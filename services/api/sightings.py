@@ -7,6 +7,7 @@ is found, but by an officer of a hold that covers it. What is found is a search 
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta, timezone
 from typing import Annotated, Any
 
@@ -84,13 +85,20 @@ async def search_sightings(
     search = await sighting_query.begin(granted, asked, why, when.span, cursor)
     async with context.platform.database.read() as connection:
         found = await sighting_query.page(search, connection, when.after, limit)
-        coverage = await sighting_query.covered(search, connection, found.view, found.looked)
-    expiries = Expiries(found.view.policy)
-    show = Show(context, why)
+        covering = asyncio.create_task(
+            sighting_query.covered(search, connection, found.view, found.looked)
+        )
+        try:
+            await asyncio.sleep(0)  # It is asked for: the database works while the hits are put.
+            expiries = Expiries(found.view.policy)
+            show = Show(context, why)
+            items = [shown(show, found.view, expiries, hit) for hit in found.hits]
+        finally:
+            coverage = await covering
     body = {
         "since": show.text(when.span[0]),
         "until": show.text(when.span[1]),
-        "items": [shown(show, found.view, expiries, hit) for hit in found.hits],
+        "items": items,
         "next": cursor_of(found.next, when.span),
         "coverage": show.coverage(coverage, found.looked, len(search.scope.places)),
     }
