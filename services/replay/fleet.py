@@ -51,6 +51,10 @@ class Fleet:
         pairs = zip(self._hearing, self.words, strict=False)
         return sum(task.done() and word.kind != "end" for task, word in pairs)
 
+    def kill(self, number: int) -> None:
+        """End one without a word."""
+        self._workers[number].kill()
+
     async def start(self) -> None:
         """Start all, wait until they have read everything, and let the replay begin."""
         try:

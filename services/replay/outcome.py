@@ -86,6 +86,7 @@ def _sent(replay: Replay, counts: dict[str, Count], seconds: float, served_s: fl
         behind=sum(word.late for word in words),
         cpu_s=cpu_s,
         cpu_per_camera=cpu_s / seconds / cameras if seconds else 0.0,
+        lost_processes=replay.fleet.lost,
     )
 
 
@@ -142,6 +143,7 @@ def _archive(replay: Replay, api: Api, fates: list[Fate], counts: dict[str, Coun
         filed_s=_quantiles(api, "lamppost_archive_seconds"),
         events=replay.sightings.events if replay.sightings is not None else 0,
         frame_to_event_s=_ages(replay),
+        unread=sum(name not in replay.accounts for name in replay.registered),
     )
 
 
@@ -155,9 +157,8 @@ def _ages(replay: Replay) -> Spread | None:
 
 
 def _add_notes(replay: Replay, made: Report) -> None:
-    unread = [name for name in replay.registered if name not in replay.accounts]
-    if unread:
-        made.notes.append(f"The ledgers of {len(unread)} cameras could not be read.")
+    if made.archive is not None and made.archive.unread:
+        made.notes.append(f"The ledgers of {made.archive.unread} cameras could not be read.")
     if any(account.truncated for account in replay.accounts.values()):
         made.notes.append("A ledger had more entries than the api gives: lost may be overstated.")
     if replay.archive is not None and replay.archive.increases.answers < 2:

@@ -38,6 +38,8 @@ class Sent(msgspec.Struct):
     cpu_s: float
     cpu_per_camera: float
     """Cores, of the sending processes."""
+    lost_processes: int = 0
+    """Ended without a last word: what they sent is not counted."""
 
 
 class Fate(msgspec.Struct):
@@ -92,6 +94,8 @@ class Archive(msgspec.Struct):
     events: int
     frame_to_event_s: Spread | None
     """Capture of a frame to the event that tells of it, at a client of the api."""
+    unread: int = 0
+    """Cameras whose ledger could not be read: nothing is known of them."""
 
 
 class Report(msgspec.Struct):
@@ -108,10 +112,11 @@ class Report(msgspec.Struct):
 
     @property
     def clean(self) -> bool:
-        """Nothing lost, nobody too slow, and the replay itself kept up."""
+        """Nothing lost as far as everything is known, and nobody too slow."""
         archive = self.archive
-        lost = archive is not None and archive.lost_s + archive.unaccounted_s > 0
-        return not lost and not self.sent.ended.get("slow")
+        if archive is not None and (archive.unread or archive.lost_s + archive.unaccounted_s > 0):
+            return False
+        return not self.sent.lost_processes and not self.sent.ended.get("slow")
 
 
 def to_json(report: Report) -> bytes:
