@@ -39,6 +39,10 @@ CAMERA_STATUS = Topic("camera-status", 24 * 3600)
 TOPICS: dict[str, Topic] = {
     topic.name: topic for topic in (CAMERAS, FRAMES, DETECTIONS, SIGHTINGS, SEGMENTS, CAMERA_STATUS)
 }
+DEAD_LETTERS = Topic("dead-letters", 7 * 24 * 3600)
+"""Messages of the other topics that their readers could not use (shared/bus/letters.py)."""
+ALL_TOPICS: dict[str, Topic] = {**TOPICS, DEAD_LETTERS.name: DEAD_LETTERS}
+"""With those that carry no events of their own."""
 
 
 class CameraChanged(msgspec.Struct, frozen=True, tag="camera.changed", tag_field="type"):

@@ -20,7 +20,7 @@ from shared.bus.groups import Member
 from shared.bus.store import Store
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
-from shared.messages import TOPICS, Topic
+from shared.messages import ALL_TOPICS, Topic
 
 MAX_PUBLISH = 10_000
 """Most messages in one publish, which is one transaction."""
@@ -147,7 +147,7 @@ class EmbeddedBus:
     async def trim(self, now_us: int) -> int:
         self._check_open()
         dropped = 0
-        for topic in TOPICS.values():
+        for topic in ALL_TOPICS.values():
             while True:
                 found = await self.store(topic.name).write(
                     lambda c, topic=topic: log_table.trim(c, topic, now_us)  # type: ignore[misc]
@@ -178,7 +178,7 @@ class EmbeddedBus:
 
     def store(self, topic: str) -> Store:
         """The store that a topic lies in."""
-        return self._durable if TOPICS[topic].durable else self._frames
+        return self._durable if ALL_TOPICS[topic].durable else self._frames
 
     @property
     def durable(self) -> Store:
@@ -234,7 +234,7 @@ async def _open_log(path: Path, folder: FrameFolder, partitions: int, now_us: in
 
 def find(name: str) -> Topic:
     """The topic of that name, or INVALID."""
-    topic = TOPICS.get(name)
+    topic = ALL_TOPICS.get(name)
     if topic is None:
         raise LamppostError(
             Kind.INVALID, f"There is no topic {name!r}.", fix="shared/messages.py names them all."

@@ -19,7 +19,7 @@ from shared.bus.kafka_producer import DurableProducer, PassingProducer
 from shared.bus.kafka_wire import Wire, away
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
-from shared.messages import TOPICS
+from shared.messages import ALL_TOPICS
 from shared.runtime import Backoff
 from shared.settings import Settings
 
@@ -168,7 +168,7 @@ class KafkaBus:
                     self._log.error("the bus cannot be used", cause=str(error))
                     return
                 await self._say_why()
-        self._log.info("the bus is there", topics=len(TOPICS))
+        self._log.info("the bus is there", topics=len(ALL_TOPICS))
 
     async def _require(self) -> None:
         if self._refused is not None:

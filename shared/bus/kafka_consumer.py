@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from aiokafka.client import AIOKafkaClient
 
 from shared import log
 from shared.bus import Partition, Record, Start
+from shared.bus.kafka_buffers import Buffers
 from shared.bus.kafka_group import GroupMember
 from shared.bus.kafka_wire import AWAY, EARLIEST, LATEST, Wire, away, list_offsets
 from shared.clock import SECOND_US, Clock
@@ -66,8 +66,7 @@ class KafkaConsumer:
         self._assignment: frozenset[Partition] = frozenset()
         self._positions: dict[Partition, int] = {}
         self._committed: dict[Partition, int] = {}
-        self._buffers: dict[Partition, deque[Record]] = {}
-        self._turn = 0
+        self._buffers = Buffers()
         self._heard_us = clock.monotonic_us()
         self._closed = False
         self._log = log.get("bus.consumer")
@@ -183,7 +182,7 @@ class KafkaConsumer:
             raise LamppostError(Kind.INVALID, f"Not assigned here: {sorted(strange)}.")
         for place, offset in (await self._ask(dict.fromkeys(partitions, EARLIEST))).items():
             self._positions[place] = offset
-            self._buffers.pop(place, None)
+            self._buffers.forget(place)
             self._fetch.seek(self._at(place), offset)
 
     async def close(self) -> None:
@@ -250,13 +249,12 @@ class KafkaConsumer:
             return
         fresh = await self._starts(mine - self._assignment)
         positions = {place: at for place, at in self._positions.items() if place in mine} | fresh
-        self._buffers = {place: kept for place, kept in self._buffers.items() if place in mine}
+        self._buffers.keep(mine)
         self._committed = {p: at for p, at in self._committed.items() if p in mine}
         if mine:
             self._fetch.assign([self._at(place) for place in sorted(mine)])
             for place, offset in positions.items():
-                kept = self._buffers.get(place)
-                self._fetch.seek(self._at(place), kept[-1].offset + 1 if kept else offset)
+                self._fetch.seek(self._at(place), self._buffers.following(place, offset))
         elif self._assignment:
             self._fetch.unsubscribe()
         self._positions, self._assignment = positions, mine
@@ -287,17 +285,20 @@ class KafkaConsumer:
     async def _take(self, max_records: int, wait_s: float) -> list[Record]:
         """What is here, from all partitions in turn; else what comes within the time."""
         await self._fill(0)
-        if wait_s > 0 and not any(self._buffers.values()):
+        if wait_s > 0 and self._buffers.is_empty:
             if self._assignment:
                 await self._fill(wait_s)
             else:
                 await self._clock.sleep(min(wait_s, SLICE_S))
                 self._check_open()
-        return self._drain(max_records)
+        found = self._buffers.drain(max_records, MAX_POLL_BYTES)
+        for record in found:
+            self._positions[record.topic, record.partition] = record.offset + 1
+        return found
 
     async def _fill(self, wait_s: float) -> None:
         """Move what aiokafka has fetched into the buffers that are empty."""
-        empty = [self._at(p) for p in self._assignment if not self._buffers.get(p)]
+        empty = [self._at(p) for p in self._assignment if not self._buffers.has(p)]
         if not empty:
             return
         try:
@@ -312,32 +313,9 @@ class KafkaConsumer:
             if position is None:
                 continue
             self._heard_us = self._clock.monotonic_us()
-            self._buffers[place] = deque(
-                _record(place, record) for record in records if record.offset >= position
+            self._buffers.put(
+                place, (_record(place, one) for one in records if one.offset >= position)
             )
-
-    def _drain(self, max_records: int) -> list[Record]:
-        """An even share of each partition, then of the rest; a different one first each time."""
-        self._turn += 1
-        places = sorted(place for place, kept in self._buffers.items() if kept)
-        if not places:
-            return []
-        turn = self._turn % len(places)
-        places = places[turn:] + places[:turn]
-        found: list[Record] = []
-        size = 0
-        share = max(1, max_records // len(places))
-        for most in (share, max_records):
-            for place in places:
-                kept = self._buffers[place]
-                count = 0
-                while kept and count < most and len(found) < max_records and size < MAX_POLL_BYTES:
-                    record = kept.popleft()
-                    found.append(record)
-                    self._positions[place] = record.offset + 1
-                    size += len(record.value)
-                    count += 1
-        return found
 
     async def _look(self) -> bool:
         """Ask whether there is more: in the log, or of the group. Whether the poll goes on."""

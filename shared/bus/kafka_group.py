@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.admin import DescribeGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import (
@@ -30,12 +28,11 @@ from aiokafka.protocol.group import (
 )
 
 from shared import log
-from shared.bus import Partition, kafka_plan
+from shared.bus import Partition, kafka_plan, kafka_words
 from shared.bus.kafka_wire import AWAY, Wire, away
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 
-PROTOCOL = "lamppost"
 IDLE_LIMIT = 30
 """A member that has not polled for so many session time-outs is alive no more, though its process
 is: its work hangs. Until then the process speaks for it, so that slow work loses no partition."""
@@ -123,7 +120,9 @@ class GroupMember:
 
     async def committed(self, places: Collection[Partition]) -> dict[Partition, int]:
         """The group's offsets, where there are any. Raises what is in `AWAY`."""
-        answer = await self._send(OffsetFetchRequest(self._full_group, self._by_topic(places)))
+        answer = await self._send(
+            OffsetFetchRequest(self._full_group, kafka_words.by_topic(self._wire, places))
+        )
         found = {}
         for name, parts in answer.topics:
             for partition, offset, _, code in parts:
@@ -174,7 +173,7 @@ class GroupMember:
                 if group[2] != "Stable":
                     continue
                 for _, client_id, _, _, assignment in group[5]:
-                    for place in self._decoded(assignment):
+                    for place in kafka_words.assigned(self._wire, assignment):
                         found[place] = client_id
         except AWAY as error:
             raise away(error) from error
@@ -272,9 +271,6 @@ class GroupMember:
         )
         if self.lost:
             claim = claim._replace(owned=frozenset(), generation=-1)
-        metadata = ConsumerProtocol.METADATA(
-            0, sorted(self._wire.topic(name) for name in self._topics), kafka_plan.encode(claim)
-        )
         rebalance_ms = min(self._session_ms, round(self._wire.request_timeout_s * 1000)) // 2
         answer = await self._send(
             JoinGroupRequest(
@@ -283,8 +279,8 @@ class GroupMember:
                 rebalance_ms,
                 self._member_id,
                 self.name,
-                ConsumerProtocol.PROTOCOL_TYPE,
-                [(PROTOCOL, metadata.encode())],
+                kafka_words.PROTOCOL_TYPE,
+                [(kafka_words.PROTOCOL, kafka_words.metadata(self._wire, claim))],
             ),
             ConnectionGroup.COORDINATION,
         )
@@ -317,7 +313,8 @@ class GroupMember:
 
     async def _sync(self, joined: Any) -> None:
         self._member_id = joined.member_id
-        plan = self._plan(joined.members) if joined.leader_id == joined.member_id else []
+        leads = joined.leader_id == joined.member_id
+        plan = kafka_words.plan(self._wire, joined.members, self._partitions) if leads else []
         answer = await self._send(
             SyncGroupRequest(
                 self._full_group, joined.generation_id, self._member_id, self.name, plan
@@ -333,7 +330,7 @@ class GroupMember:
             return  # Another round has begun.
         self._check(code)
         self._generation = joined.generation_id
-        self.granted = self._decoded(answer.member_assignment)
+        self.granted = kafka_words.assigned(self._wire, answer.member_assignment)
         self._log.info("group settled", group=self.group, partitions=len(self.granted))
         self._must_join = False
         self._settled()
@@ -342,18 +339,6 @@ class GroupMember:
         self._joined.set()
         self.changed.set()
 
-    def _plan(self, members: Any) -> list[tuple[str, bytes]]:
-        """The assignments of all members, by the one that Kafka chose to make them."""
-        claims = {}
-        for member_id, _, data in members:
-            metadata = ConsumerProtocol.METADATA.decode(data)
-            topics = frozenset(self._wire.own(name) for name in metadata.subscription)
-            claims[member_id] = kafka_plan.decode(metadata.user_data, topics)
-        return [
-            (member_id, ConsumerProtocol.ASSIGNMENT(0, self._by_topic(places), b"").encode())
-            for member_id, places in kafka_plan.plan(claims, self._partitions).items()
-        ]
-
     # Requests
 
     @property
@@ -361,13 +346,9 @@ class GroupMember:
         return self._wire.topic(self.group)
 
     async def _commit_once(self, following: Mapping[Partition, int]) -> int:
-        topics: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        for (topic, partition), offset in following.items():
-            topics[self._wire.topic(topic)].append((partition, offset, ""))
+        topics = kafka_words.offsets(self._wire, following)
         answer = await self._send(
-            OffsetCommitRequest(
-                self._full_group, self._generation, self._member_id, -1, list(topics.items())
-            )
+            OffsetCommitRequest(self._full_group, self._generation, self._member_id, -1, topics)
         )
         for _, parts in answer.topics:
             for _, code in parts:
@@ -399,19 +380,3 @@ class GroupMember:
             with contextlib.suppress(RuntimeError):
                 self._client.force_metadata_update()
         raise errors.for_code(code)()
-
-    def _by_topic(self, places: Collection[Partition]) -> list[tuple[str, list[int]]]:
-        found: dict[str, list[int]] = defaultdict(list)
-        for topic, partition in sorted(places):
-            found[self._wire.topic(topic)].append(partition)
-        return list(found.items())
-
-    def _decoded(self, assignment: bytes | None) -> frozenset[Partition]:
-        if not assignment:
-            return frozenset()
-        found = ConsumerProtocol.ASSIGNMENT.decode(assignment)
-        return frozenset(
-            (self._wire.own(topic), partition)
-            for topic, parts in found.assignment
-            for partition in parts
-        )

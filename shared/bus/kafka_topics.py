@@ -19,7 +19,7 @@ from shared import log
 from shared.bus.kafka_wire import AWAY, Wire, away
 from shared.clock import Clock
 from shared.errors import Kind, LamppostError
-from shared.messages import TOPICS, Topic
+from shared.messages import ALL_TOPICS, Topic
 from shared.settings import Settings
 
 BATCH_BYTES = 1_000_000
@@ -64,7 +64,7 @@ async def _ensure(admin: AIOKafkaAdminClient, settings: Settings, wire: Wire, cl
         else:
             raise errors.LeaderNotAvailableError("topics that were just made are not seen yet")
     found = await _configs(admin, wire)
-    for topic in TOPICS.values():
+    for topic in ALL_TOPICS.values():
         check(topic, settings, there[topic.name], found.get(topic.name, {}))
 
 
@@ -72,14 +72,14 @@ async def _look(
     admin: AIOKafkaAdminClient, wire: Wire
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Topic]]:
     """Partitions of the topics that are there, and those that are not."""
-    answer = await admin.describe_topics([wire.topic(name) for name in TOPICS])
+    answer = await admin.describe_topics([wire.topic(name) for name in ALL_TOPICS])
     there: dict[str, list[dict[str, Any]]] = {}
     for item in answer:
         if item["error_code"] not in (0, UNKNOWN):
             raise errors.for_code(item["error_code"])(item["topic"])
         if item["error_code"] == 0:
             there[wire.own(item["topic"])] = item["partitions"]
-    return there, [topic for name, topic in TOPICS.items() if name not in there]
+    return there, [topic for name, topic in ALL_TOPICS.items() if name not in there]
 
 
 async def _make(
@@ -134,7 +134,7 @@ def configuration(topic: Topic, settings: Settings) -> dict[str, str]:
 
 
 async def _configs(admin: AIOKafkaAdminClient, wire: Wire) -> dict[str, dict[str, str]]:
-    asked = [ConfigResource(ConfigResourceType.TOPIC, wire.topic(name)) for name in TOPICS]
+    asked = [ConfigResource(ConfigResourceType.TOPIC, wire.topic(name)) for name in ALL_TOPICS]
     found: dict[str, dict[str, str]] = {}
     for answer in await admin.describe_configs(asked):
         for code, _, _, name, entries in answer.resources:
