@@ -33,6 +33,8 @@ MAX_INTERVALS = 100
 """Intervals named in a close record; beyond them the smallest holes between are filled."""
 SWEEP_INTERVAL_S = 2.0
 SWEEP_BATCH = 100
+OTHERS_US = 30 * SECOND_US
+"""How long after its expiry a session is left to the replica that sent its pictures."""
 KEEP_US = HOUR_US
 """How long after a session's expiry this process remembers what it sent."""
 
@@ -211,9 +213,15 @@ class MediaSessions:
             expired = await media_queries.expired_sessions(
                 connection, self._clock.now_us(), SWEEP_BATCH
             )
+            late = await media_queries.expired_sessions(
+                connection, self._clock.now_us() - OTHERS_US, SWEEP_BATCH
+            )
         closed = 0
-        for session_id in expired:
+        for session_id in dict.fromkeys([*late, *expired]):
             found = self._delivered.get(session_id)
+            # Who sent it knows what it sent, and closes it; for one that is gone any other does.
+            if found is None and session_id not in late:
+                continue
             if found is None or not found.sending:
                 closed += await self.close(session_id)
         now = self._clock.now_us()

@@ -8,6 +8,7 @@ All functions block: call them through `asyncio.to_thread`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,9 @@ def set_aside(root: Path, item: Filed, reason: str) -> None:
     spool = RecorderSpool(root, item.recorder_dir.name)
     for path in (item.video, item.sidecar):
         if path is not None and path.exists():
-            spool.set_aside(path, reason)
+            # Another archive on the volume may be as far with the same item.
+            with contextlib.suppress(FileNotFoundError):
+                spool.set_aside(path, reason)
 
 
 def remove_lonely_sidecars(root: Path) -> int:

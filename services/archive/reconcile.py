@@ -13,7 +13,8 @@ An object is left alone for its first hour, and while a spool has its video. Els
   camera's lock and with its holds, as if the recorder had filed it now;
 - else it stays, counted and logged: nothing unexpired is deleted (invariant 5).
 
-While the time is doubted, nothing is adopted or removed.
+While the time is doubted, nothing is adopted or removed. Of several archives the one with the lease
+walks: the bucket is one, and a removal should be audited once.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from shared.clock import HOUR_US
 from shared.db import holds as stored_holds
 from shared.domain import Hold
 from shared.errors import LamppostError
+from shared.lease import Lease
 from shared.platform import Platform
 from shared.retention import Facts, Policy, Protection
 from shared.runtime import Backoff, Stop
@@ -43,6 +45,8 @@ PAGE = 2_000
 FIRST_S = 60.0
 PAUSE_S = 1.0
 REST_S = 3_600.0
+LEASE_S = 4_500.0
+"""Longer than a walk's rest, so that replicas do not walk more often than one would."""
 _ANY_AGE = 1_000_000
 """Days: it was stored in time once, so being late is no reason to refuse it now."""
 ACTOR = audit.Actor("archive", "archive")
@@ -65,6 +69,7 @@ class Reconciler:
         self._committer = committer
         self._root = settings.path(settings.spool.dir)
         self._doubts = Doubts(platform, settings)
+        self._lease = Lease(platform, "archive:reconcile", ttl_s=LEASE_S)
         self._log = log.get("archive.reconcile")
         self._cursor = ""
         self._left: dict[str, str] = {}
@@ -76,6 +81,9 @@ class Reconciler:
         delay_s = FIRST_S
         while not await stop.sleep(clock, delay_s):
             try:
+                if not await self._lease.hold():
+                    self._cursor, delay_s = "", REST_S / 4
+                    continue
                 delay_s = PAUSE_S if await self.step() else REST_S
                 backoff.reset()
             except LamppostError as error:
@@ -84,6 +92,14 @@ class Reconciler:
             except Exception:
                 self._log.exception("failed")
                 delay_s = backoff.next_s()
+
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        try:
+            await self._lease.release()
+        except LamppostError as error:
+            self._log.info("the lease runs out by itself", cause=str(error))
 
     async def step(self) -> bool:
         """One page; False when the walk is at its end, or cannot go on for now."""

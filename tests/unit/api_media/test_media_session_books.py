@@ -90,3 +90,17 @@ async def test_a_token_is_valid_15_minutes_at_most(store: Rig) -> None:
     eager = MediaSessions(store.platform.database, store.clock, token_s=86_400)
     _, session = await eager.open(Actor("user-ada", "ada"), ASKED)
     assert session.expires_at_us - store.clock.now_us() == 900 * S
+
+
+async def test_an_expired_session_is_left_to_who_sent_it_and_then_to_anybody(store: Rig) -> None:
+    _, session = await _opened(store)
+    first = store.context.media.sessions
+    second = MediaSessions(store.platform.database, store.clock)
+    first.sent(session, (START_US, START_US + S), 100)
+    store.clock.set_us(session.expires_at_us)
+    assert await second.sweep() == 0
+    assert await first.sweep() == 1
+    assert (await store.audit())[-1]["detail"]["delivered_us"] == [[START_US, START_US + S]]
+    _, left = await _opened(store)
+    store.clock.set_us(left.expires_at_us + OTHERS_US)
+    assert await second.sweep() == 1
