@@ -124,32 +124,26 @@ async def cut_queue(connection: AsyncConnection, webhook_id: str, most: int) -> 
 
 async def due(connection: AsyncConnection, now_us: int) -> set[str]:
     """Subscriptions that are to be sent something now."""
-    query = (
-        sa.select(_delivery.c.webhook_id)
-        .join(_hook, _hook.c.id == _delivery.c.webhook_id)
-        .where(
-            _delivery.c.state == WAITING,
-            _delivery.c.next_at_us <= now_us,
-            _hook.c.disabled_at_us.is_(None),
-        )
-        .distinct()
+    something = sa.exists().where(
+        _delivery.c.webhook_id == _hook.c.id,
+        _delivery.c.state == WAITING,
+        _delivery.c.next_at_us <= now_us,
     )
+    query = sa.select(_hook.c.id).where(_hook.c.disabled_at_us.is_(None), something)
     return {row[0] for row in await connection.execute(query)}
 
 
 async def ready(
     connection: AsyncConnection, webhook_id: str, now_us: int, limit: int
 ) -> Sequence[RowMapping]:
-    """What may be sent now, oldest first: nothing expired, nothing whose camera's earlier event is
-    still in its first attempts."""
-    before = _delivery.alias("before")
-    blocked = sa.exists().where(
-        before.c.webhook_id == webhook_id,
-        before.c.state == WAITING,
-        before.c.camera_id == _delivery.c.camera_id,
-        before.c.id < _delivery.c.id,
-        before.c.next_at_us > now_us,
-        before.c.attempts <= IN_ORDER_ATTEMPTS,
+    """What may be sent now, oldest first: nothing expired, and nothing of a camera whose event
+    failed and is still in its first attempts."""
+    failed = _delivery.alias("failed")
+    blocked = sa.select(failed.c.camera_id).where(
+        failed.c.webhook_id == webhook_id,
+        failed.c.state == WAITING,
+        failed.c.next_at_us > now_us,
+        failed.c.attempts <= IN_ORDER_ATTEMPTS,
     )
     query = (
         sa.select(_delivery)
@@ -158,7 +152,7 @@ async def ready(
             _delivery.c.state == WAITING,
             _delivery.c.next_at_us <= now_us,
             _delivery.c.expires_at_us > now_us,
-            ~blocked,
+            _delivery.c.camera_id.not_in(blocked),
         )
         .order_by(_delivery.c.id)
         .limit(limit)

@@ -203,8 +203,10 @@ class Translator:
         found: list[Notice] = []
         for record in records:
             try:
-                found += self._of(record, policy)
-            except (LamppostError, OverflowError):
+                for notice in self._of(record, policy):
+                    ids.check_camera_id(notice.camera_id)  # It becomes part of an MQTT topic.
+                    found.append(notice)
+            except (LamppostError, OverflowError, ValueError):
                 metrics.BUS_POISON.labels(record.topic).inc()
         return [notice for notice in found if notice.expires_at_us > now_us]
 

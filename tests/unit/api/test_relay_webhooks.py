@@ -332,3 +332,15 @@ async def test_a_secret_that_cannot_be_read_is_an_error_of_its_webhook(tmp_path:
         assert "internal key" in hook["last_error"]
         reader = await w.api.person(Role.AUDITOR)
         assert (await reader.get("/v1/webhooks")).status_code == 403
+
+
+async def test_nonsense_on_the_bus_is_counted_and_passed(tmp_path: Path) -> None:
+    async with relaying(tmp_path) as w:
+        await w.subscribe(events=["sighting.begun", "camera.status"])
+        await w.relay(
+            seen("x", "../#"),
+            status(since_us=1 << 62),
+            Message(SIGHTINGS.name, "mk-1", b"\xff"),
+            seen("right"),
+        )
+        assert [event["data"]["sighting_id"] for event in w.receiver.events] == ["right"]
