@@ -29,6 +29,7 @@ from shared import boxes, ids, log, metrics, retention, runtime
 from shared.blobs import HELD, STANDARD, BlobInfo
 from shared.boxes import SegmentBoxes
 from shared.bus import Consumer, Record
+from shared.bus.letters import Letters
 from shared.clock import HOUR_US, SECOND_US
 from shared.db import holds as stored_holds
 from shared.db.rows import facts_of
@@ -66,7 +67,7 @@ class BoxesWriter:
         self._looked_us = 0
         self._read_bytes = 0
         self._log = log.get("archive.boxes")
-        self._limiter = log.Limiter(platform.clock)
+        self._letters = Letters(platform.bus, platform.clock, GROUP)
 
     async def run(self, stop: Stop) -> None:
         try:
@@ -84,6 +85,7 @@ class BoxesWriter:
             self.buffer.keep_only(consumer.assignment)
             for record in records:
                 self._take(record)
+            await self._letters.settle(records)
             if self._is_time():
                 await self._decide(consumer, caught_up=share.is_short(records))
                 await consumer.commit(self.buffer.committable())
@@ -113,12 +115,7 @@ class BoxesWriter:
             event: DetectionEvent = decode(record.value, DetectionEvent)  # type: ignore[arg-type]
             check(event, self._platform.clock.now_us() + AHEAD_US)
         except LamppostError as error:
-            metrics.BUS_POISON.labels(DETECTIONS.name).inc()
-            if (withheld := self._limiter.allow("poison")) is not None:
-                self._log.warning(
-                    "result of detection set aside",
-                    offset=record.offset, cause=str(error), withheld=withheld,
-                )  # fmt: skip
+            self._letters.put(record, error)
             self.buffer.add(record, None)
             return
         self.buffer.add(record, event)

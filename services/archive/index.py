@@ -21,8 +21,9 @@ from services.archive import share
 from services.archive.commit import default_policy
 from services.archive.queries_index import NO_ZONES, Rank
 from services.archive.share import MAX_RECORDS
-from shared import ids, log, metrics, runtime
+from shared import ids, metrics, runtime
 from shared.bus import Consumer, Record
+from shared.bus.letters import Letters
 from shared.clock import SECOND_US
 from shared.db import policies
 from shared.db.partitions import days_near
@@ -101,8 +102,7 @@ class SightingIndexer:
         self._policy_version = -1
         self._known: dict[str, Rank] = {}
         self._shown: dict[str, int] = {}
-        self._log = log.get("archive.index")
-        self._limiter = log.Limiter(platform.clock)
+        self._letters = Letters(platform.bus, platform.clock, GROUP)
 
     async def run(self, stop: Stop) -> None:
         try:
@@ -119,6 +119,7 @@ class SightingIndexer:
             records = await consumer.poll(MAX_RECORDS, self.wait_s)
             if records:
                 await self.write(records)
+                await self._letters.settle(records)
                 await consumer.commit(records)
             if share.is_short(records):
                 await self._close_silent(consumer)
@@ -242,11 +243,7 @@ class SightingIndexer:
         return max(self._shown.get(key, -1), pictures[key][0] if key in pictures else -1)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
-        metrics.BUS_POISON.labels(SIGHTINGS.name).inc()
-        if (withheld := self._limiter.allow("poison")) is not None:
-            self._log.warning(
-                "sighting set aside", offset=record.offset, cause=str(error), withheld=withheld
-            )
+        self._letters.put(record, error)
 
     # Silence
 

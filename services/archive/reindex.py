@@ -19,7 +19,8 @@ from services.archive import queries_index as queries
 from services.archive.queries_index import NO_ZONES, Zones
 from shared import audit, log, runtime
 from shared.audit import Actor
-from shared.bus import Consumer
+from shared.bus import Consumer, Record
+from shared.bus.letters import Letters
 from shared.db.rows import pack_sighting, sighting_of
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
@@ -153,6 +154,7 @@ class ZoneFollower:
     def __init__(self, platform: Platform, settings: Settings) -> None:
         self._platform = platform
         self._settings = settings
+        self._letters = Letters(platform.bus, platform.clock, GROUP)
         self._consumer: Consumer | None = None
 
     async def run(self, stop: Stop) -> None:
@@ -172,7 +174,8 @@ class ZoneFollower:
                 )
             records = await self._consumer.poll(1, timeout_s=0)
             for record in records:
-                await self._follow(record.value)
+                await self._follow(record)
+            await self._letters.settle(records)
             await self._consumer.commit(records)
             return bool(records)
         except LamppostError:
@@ -185,11 +188,11 @@ class ZoneFollower:
             consumer, self._consumer = self._consumer, None
             await consumer.close()
 
-    async def _follow(self, value: bytes) -> None:
+    async def _follow(self, record: Record) -> None:
         try:
-            camera_id = decode(value, CameraChanged).camera.id
+            camera_id = decode(record.value, CameraChanged).camera.id
         except LamppostError as error:
-            _log.warning("camera's change set aside", cause=str(error))
+            self._letters.put(record, error)
             return
         done = await reindex(self._platform, camera_id)
         if done.looked:
