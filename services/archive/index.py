@@ -10,7 +10,7 @@ detector come back after all, its next update opens it again. docs/architecture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -46,22 +46,23 @@ LATEST_US = 1 << 53
 MAX_KNOWN = 20_000
 """Sightings remembered; forgetting costs one look at the table."""
 NEVER: Rank = (-1, False, -1)
+NO_PICTURE = -1
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _JPEG = b"\xff\xd8\xff"
 
 
-class _Best(msgspec.Struct):
+class _Best(msgspec.Struct, gc=False):
     at_us: int
 
 
-class _Sighting(msgspec.Struct):
+class _Sighting(msgspec.Struct, gc=False):
     id: str
     camera_id: str
     end_us: int
     best: _Best
 
 
-class Head(msgspec.Struct, tag="sighting.updated", tag_field="type"):
+class Head(msgspec.Struct, tag="sighting.updated", tag_field="type", gc=False):
     """What tells whether an update is news, read without the rest of it."""
 
     sighting: _Sighting
@@ -75,9 +76,21 @@ class Head(msgspec.Struct, tag="sighting.updated", tag_field="type"):
         return self.sighting.end_us, self.ended, self.sent_at_us
 
     @property
-    def has_picture(self) -> bool:
+    def taken_us(self) -> int:
+        """When its picture was taken, or NO_PICTURE."""
         raw = self.thumbnail
-        return raw is not msgspec.UNSET and memoryview(raw).nbytes > len(b"null")
+        if raw is msgspec.UNSET or memoryview(raw).nbytes <= len(b"null"):
+            return NO_PICTURE
+        return self.sighting.best.at_us
+
+
+class Heard(NamedTuple):
+    """A message by its head: how new it is, of what, when its picture was taken, and itself."""
+
+    rank: Rank
+    id: str
+    taken_us: int
+    record: Record
 
 
 class News(NamedTuple):
@@ -146,9 +159,9 @@ class SightingIndexer:
 
     async def write(self, records: Sequence[Record]) -> None:
         """The rows of one batch, in one transaction; without news in none."""
-        heads = self._heads(records)
-        await self._look_up(heads)
-        news = self._news(heads)
+        heard = self._heads(records)
+        await self._look_up(heard)
+        news = self._news(heard)
         if not news.updates and not news.pictures:
             return
         now_us = self._platform.clock.now_us()
@@ -183,46 +196,52 @@ class SightingIndexer:
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
 
-    async def _look_up(self, heads: Sequence[tuple[Head, Record]]) -> None:
+    async def _look_up(self, heard: Sequence[Heard]) -> None:
         """How new the table's rows and pictures are, of those not remembered. What is remembered
         was committed, and a row never goes back, so that a repeated update costs no look at all."""
-        for memory in (self._known, self._shown):
+        known, shown = self._known, self._shown
+        for memory in (known, shown):
             if len(memory) > MAX_KNOWN:
                 memory.clear()
-        unknown = {head.sighting.id for head, _ in heads} - self._known.keys()
-        unseen = {head.sighting.id for head, _ in heads if head.has_picture} - self._shown.keys()
-        if unknown or unseen:
+        unknown = {
+            key
+            for _, key, taken_us, _ in heard
+            if key not in known or (taken_us != NO_PICTURE and key not in shown)
+        }
+        if unknown:
             async with self._platform.database.read() as connection:
-                self._known.update(await queries.ranks(connection, unknown))
-                self._shown.update(await queries.pictured(connection, unseen))
+                stored = await queries.stored(connection, unknown)
+            for key, rank, taken in stored:
+                known[key] = rank
+                if taken is not None:
+                    shown[key] = taken
 
-    def _heads(self, records: Iterable[Record]) -> list[tuple[Head, Record]]:
+    def _heads(self, records: Iterable[Record]) -> list[Heard]:
         found = []
         for record in records:
             try:
-                found.append((decode(record.value, Head), record))
+                head = decode(record.value, Head)
+                found.append(Heard(head.rank, head.sighting.id, head.taken_us, record))
             except LamppostError as error:
                 self._set_aside(record, error)
         return found
 
-    def _news(self, heads: Sequence[tuple[Head, Record]]) -> News:
+    def _news(self, heard: Sequence[Heard]) -> News:
         """Only what is newer than the table is decoded whole, from the newest of the batch on, so
         that nonsense in a newer message costs no older one its row."""
         updates: dict[str, SightingUpdated] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
-        known = self._known
+        known, shown = self._known, self._shown
         fresh = [
-            (rank, head, record)
-            for head, record in heads
-            if (rank := head.rank) > known.get(head.sighting.id, NEVER)
-            or (head.has_picture and head.sighting.best.at_us > self._newest_us(head, pictures))
+            one
+            for one in heard
+            if one[0] > known.get(one[1], NEVER) or one[2] > shown.get(one[1], NO_PICTURE)
         ]
         fresh.sort(key=itemgetter(0), reverse=True)
-        for rank, head, record in fresh:
-            key = head.sighting.id
+        for rank, key, taken_us, record in fresh:
             news = key not in updates and rank > known.get(key, NEVER)
-            picture = head.has_picture and head.sighting.best.at_us > self._newest_us(
-                head, pictures
+            picture = taken_us > shown.get(key, NO_PICTURE) and (
+                key not in pictures or taken_us > pictures[key][0]
             )
             if not news and not picture:
                 continue
@@ -232,15 +251,10 @@ class SightingIndexer:
                 if news:
                     updates[key] = event
                 if picture and event.thumbnail is not None:
-                    pictures[key] = check_thumbnail(event.sighting.best.at_us, event.thumbnail)
+                    pictures[key] = check_thumbnail(taken_us, event.thumbnail)
             except LamppostError as error:
                 self._set_aside(record, error)
         return News(list(updates.values()), pictures)
-
-    def _newest_us(self, head: Head, pictures: Mapping[str, tuple[int, bytes]]) -> int:
-        """When the sighting's newest picture was taken, stored or in this batch."""
-        key = head.sighting.id
-        return max(self._shown.get(key, -1), pictures[key][0] if key in pictures else -1)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
         self._letters.put(record, error)

@@ -130,49 +130,50 @@ def rank_of(row: Sequence[Any]) -> Rank:
     return row[_END], row[_ENDED], row[_SENT]
 
 
-async def ranks(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, Rank]:
-    """How new the rows of these sightings are, of those that have one."""
-    names = ("end_us", "ended", "sent_at_us")
-    rows = await _those(connection, _sighting, "id", names, sighting_ids)
-    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+class Stored(NamedTuple):
+    """A sighting that has a row: how new that is, and when its picture was taken, if it has one."""
+
+    id: str
+    rank: Rank
+    taken_us: int | None
+
+
+async def stored(connection: AsyncConnection, sighting_ids: Collection[str]) -> list[Stored]:
+    """What there is of these sightings. A picture stands under its sighting's date."""
+    s, t = _sighting.c, _thumbnail.c
+    query = (
+        sa.select(s.id, s.end_us, s.ended, s.sent_at_us, t.captured_us)
+        .select_from(_sighting)
+        .outerjoin(
+            _thumbnail,
+            sa.and_(t.sighting_id == s.id, t.recording_date == s.recording_date),
+        )
+        .where(_one_of(connection, s.id, sighting_ids))
+    )
+    rows = (await connection.execute(query)).all()
+    return [Stored(row[0], (row[1], row[2], row[3]), row[4]) for row in rows]
 
 
 async def days(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, date]:
     """The dates under which these sightings stand, of those that have a row."""
-    rows = await _those(connection, _sighting, "id", ("recording_date",), sighting_ids)
-    return {
-        row[0]: date.fromisoformat(row[1]) if isinstance(row[1], str) else row[1] for row in rows
-    }
+    if not sighting_ids:
+        return {}
+    query = sa.select(_sighting.c.id, _sighting.c.recording_date).where(
+        _one_of(connection, _sighting.c.id, sighting_ids)
+    )
+    return {row[0]: row[1] for row in (await connection.execute(query)).all()}
 
 
-async def pictured(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, int]:
-    """When the pictures of these sightings were taken, of those that have one."""
-    rows = await _those(connection, _thumbnail, "sighting_id", ("captured_us",), sighting_ids)
-    return {row[0]: row[1] for row in rows}
-
-
-async def _those(
-    connection: AsyncConnection,
-    table: sa.Table,
-    key: str,
-    names: tuple[str, ...],
-    values: Collection[str],
-) -> Sequence[Sequence[Any]]:
-    """The named columns of the rows with these keys, the key first. SQLite takes the keys as one
-    JSON text: five hundred marks cost more to write than to look up."""
-    if not values:
-        return []
-    if connection.dialect.name == "sqlite":
-        text = (
-            f"SELECT {', '.join((key, *names))} FROM {table.name}"
-            f" WHERE {key} IN (SELECT value FROM json_each(?))"
-        )
-        given = msgspec.json.encode(list(values)).decode()
-        return (await connection.exec_driver_sql(text, (given,))).all()
-    columns = [table.c[name] for name in (key, *names)]
-    return (
-        await connection.execute(sa.select(*columns).where(table.c[key].in_(list(values))))
-    ).all()
+def _one_of(
+    connection: AsyncConnection, column: sa.Column[str], values: Collection[str]
+) -> sa.ColumnElement[bool]:
+    """Whether the column is one of the texts. SQLite takes them as one JSON text: five hundred
+    marks cost more to write than to look up."""
+    if connection.dialect.name != "sqlite":
+        return column.in_(list(values))
+    given = msgspec.json.encode(list(values)).decode()
+    each = sa.func.json_each(given).table_valued("value")
+    return column.in_(sa.select(each.c.value))
 
 
 async def silent(
