@@ -82,6 +82,25 @@ def _sqlite(make: Callable[[str], Any], columns: tuple[str, ...]) -> str:
     return str(compiled)
 
 
+@cache
+def _postgresql(make: Callable[[str], Any], columns: tuple[str, ...]) -> Any:
+    """The statement with an array for each column: one visit, and a count of what it changed."""
+    insert = make("postgresql")
+    kinds = [_kind(insert.table.c[name].type) for name in columns]
+    arrays = [
+        sa.bindparam(name, type_=postgresql.ARRAY(kind))
+        for name, kind in zip(columns, kinds, strict=True)
+    ]
+    named = [sa.column(name, kind) for name, kind in zip(columns, kinds, strict=True)]
+    rows = sa.func.unnest(*arrays).table_valued(*named).render_derived()
+    return insert.from_select(columns, sa.select(*rows.c))
+
+
+def _kind(of: Any) -> Any:
+    """A column's type as an array's: text has no length and no order there."""
+    return sa.Text() if isinstance(of, sa.String) else of
+
+
 async def _upsert(
     connection: AsyncConnection,
     make: Callable[[str], Any],
@@ -93,8 +112,8 @@ async def _upsert(
     if dialect == "sqlite":
         result = await connection.exec_driver_sql(_sqlite(make, columns), list(found))
     else:
-        values = [dict(zip(columns, row, strict=True)) for row in found]
-        result = await connection.execute(make(dialect), values)
+        values = dict(zip(columns, map(list, zip(*found, strict=True)), strict=True))
+        result = await connection.execute(_postgresql(make, columns), values)
     return result.rowcount
 
 
