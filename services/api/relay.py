@@ -14,7 +14,6 @@ from services.api.relay_intake import Intake
 from services.api.relay_mqtt import MqttBridge
 from shared import log, runtime
 from shared.errors import Kind, LamppostError
-from shared.internal_http import InternalServer, metrics_app
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
@@ -38,7 +37,6 @@ class RelayService:
         if self._settings.relay.mqtt_host:
             bridge = MqttBridge(self._platform, self._settings)
             tasks.append(asyncio.create_task(bridge.run(stop), name="relay.mqtt"))
-        server = await self._listen()
         self._log.info("relaying", ways=[task.get_name() for task in tasks])
         waiting = asyncio.create_task(stop.wait(), name="relay.stop")
         try:
@@ -57,22 +55,6 @@ class RelayService:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(waiting, *tasks, return_exceptions=True)
-            if server is not None:
-                await server.stop()
-
-    async def _listen(self) -> InternalServer | None:
-        """Its metrics at `/internal/metrics`, where it has a port of its own; beside the api in one
-        process they are the api's."""
-        if self._settings.internal.port == 0:
-            return None
-        app = metrics_app(self._platform.internal_key)
-        server = InternalServer(app, "relay.http", self._settings.internal)
-        try:
-            self._log.info("metrics", url=await server.start())
-        except OSError as error:
-            self._log.error("metrics of the relay cannot be read", cause=str(error))
-            return None
-        return server
 
     def _webhooks(self, stop: Stop) -> list[asyncio.Task[None]]:
         delivery = Delivery(self._platform, self._settings)

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from services.api import camera_store, queries_relay, webhook_signing
 from shared.clock import SECOND_US, SystemClock
-from shared.domain import Camera, Source
-from shared.platform import Platform, open_platform
-from shared.settings import Settings, load
+from shared.platform import open_platform
+from shared.settings import load
 from tests.support.http_server import serve
-from tests.support.relaying import Receiver, is_signed
+from tests.support.relaying import Receiver, is_signed, subscribed
 from tests.support.sightings import sighting, updated
 from tests.support.wait import until
 
@@ -94,24 +92,3 @@ async def test_a_killed_relay_loses_nothing_and_doubles_have_one_id(tmp_path: Pa
 
 def _names(receiver: Receiver) -> set[str]:
     return {event["data"]["sighting_id"] for event in receiver.events}
-
-
-async def subscribed(platform: Platform, settings: Settings, url: str) -> str:
-    """A camera, and a webhook that wants its sightings; its secret."""
-    camera = Camera(id="mk-1", name="mk-1", source=Source(url="rtsp://10.0.0.1/main"))
-    await camera_store.add_cameras(platform, settings, [camera])
-    secret = webhook_signing.new_secret()
-    values = {
-        "id": "w-1",
-        "url": url,
-        "secret": webhook_signing.seal(platform.internal_key, "w-1", secret),
-        "events": ["sighting.begun", "sighting.ended"],
-        "camera_ids": None,
-        "classes": None,
-        "purpose": "public_safety",
-        "created_at_us": 0,
-        "created_by": "test",
-    }
-    async with platform.database.write() as connection:
-        await queries_relay.insert_webhook(connection, values)
-    return secret

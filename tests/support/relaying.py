@@ -19,12 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.api import camera_store, queries_relay, webhook_signing
 from services.api.relay_delivery import Delivery
 from services.api.relay_intake import Intake
 from shared.bus import Message
-from shared.domain import GapReason, RecordingState, Role
+from shared.domain import Camera, GapReason, RecordingState, Role, Source
 from shared.messages import CAMERA_STATUS, GapRecorded, StatusChanged, cloud_headers, encode
+from shared.platform import Platform
 from shared.runtime import Stop
+from shared.settings import Settings
 from shared.sightings import Sighting
 from tests.support.api import NOW_US, Api, opened
 from tests.support.http_server import serve
@@ -173,3 +176,24 @@ def gap(camera_id: str = "mk-1") -> Message:
     event = GapRecorded("g-1", camera_id, NOW_US, NOW_US + 5, GapReason.SILENT, "10.0.0.1 silent")
     headers = cloud_headers("camera.gap", "test", "2026-11-25T07:00:00Z", "gap-event-1")
     return Message(CAMERA_STATUS.name, camera_id, encode(event), headers)
+
+
+async def subscribed(platform: Platform, settings: Settings, url: str) -> str:
+    """A camera, and a webhook that wants its sightings; its secret."""
+    camera = Camera(id="mk-1", name="mk-1", source=Source(url="rtsp://10.0.0.1/main"))
+    await camera_store.add_cameras(platform, settings, [camera])
+    secret = webhook_signing.new_secret()
+    values = {
+        "id": "w-1",
+        "url": url,
+        "secret": webhook_signing.seal(platform.internal_key, "w-1", secret),
+        "events": ["sighting.begun", "sighting.ended"],
+        "camera_ids": None,
+        "classes": None,
+        "purpose": "public_safety",
+        "created_at_us": 0,
+        "created_by": "test",
+    }
+    async with platform.database.write() as connection:
+        await queries_relay.insert_webhook(connection, values)
+    return secret
