@@ -1,14 +1,18 @@
 """Open segments and live viewers, fed by the fragments that the media path reports.
 
-Nothing here ever waits for a viewer: one that is slow is dropped, and recording goes on. Belongs to
-the event loop. See docs/architecture.md, "Playback and live".
+Nothing here ever waits for a viewer: one that is slow is dropped, and recording goes on. What a
+late joiner begins with is read from the open segment's file, where it was written a moment ago:
+kept in memory it would be a megabyte a camera that hardly anybody reads. Belongs to the event loop.
+See docs/architecture.md, "Playback and live".
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from services.ingest.media import FragmentWritten, OpenSegment
 from shared import metrics, spool
@@ -67,6 +71,39 @@ class Viewer:
             await self._wake.wait()
 
 
+class _Written:
+    """The newest segment's file, open for reading for as long as somebody may join: whoever files
+    it, moves it or deletes it meanwhile does not matter."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def open(self, path: Path | None) -> bool:
+        """Whether it could be opened; what was open before is closed."""
+        self.close()
+        if path is not None:
+            try:
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return False  # filed already, because the reader of events was slow
+        return self._fd >= 0
+
+    def read(self, fragment: Fragment) -> bytes:
+        """UNAVAILABLE when the volume no longer gives what it took."""
+        try:
+            data = os.pread(self._fd, fragment.size, fragment.offset)
+        except OSError:
+            data = b""
+        if len(data) != fragment.size:
+            raise LamppostError(Kind.UNAVAILABLE, "The open segment cannot be read.")
+        return data
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 class CameraFeed:
     """One camera's open segment, its newest fragments, and its viewers."""
 
@@ -74,9 +111,11 @@ class CameraFeed:
         self.segment: OpenSegment | None = None
         self.fragments: list[Fragment] = []
         self.viewers: set[Viewer] = set()
-        self._recent: deque[tuple[Fragment, bytes]] = deque()
+        self._recent: deque[tuple[Fragment, bytes | None]] = deque()
         self._bytes = 0
         self._end = 0
+        self._file = _Written()
+        self._readable = False
 
     def take(self, event: FragmentWritten) -> None:
         """A fragment was written: remember it and pass it on."""
@@ -85,7 +124,9 @@ class CameraFeed:
         if before is None or before.id != segment.id:
             if before is not None and not _continues(before, segment):
                 self.cut()
+            self._forget()  # of the file before; the new one begins with a key frame
             self.segment, self.fragments, self._end = segment, [], len(segment.init)
+            self._readable = self._file.open(event.path)
         if fragment.offset != self._end:
             # The reader of events was slow and missed some: viewers would see a broken stream.
             self.cut()
@@ -100,8 +141,13 @@ class CameraFeed:
         for viewer in self.viewers:
             viewer.end()
         self.viewers = set()
-        self._recent.clear()
-        self._bytes = 0
+        self._forget()
+
+    def close(self) -> None:
+        """Nothing is recorded now."""
+        self.cut()
+        self._readable = False
+        self._file.close()
 
     def join(self) -> Viewer:
         """A viewer that begins with the newest fragment that has a key frame; UNAVAILABLE when
@@ -113,22 +159,25 @@ class CameraFeed:
             raise LamppostError(Kind.UNAVAILABLE, "The camera is not being recorded now.")
         viewer = Viewer(self.segment.codec_string)
         viewer.put(self.segment.init)
-        for _, data in list(self._recent)[start:]:
-            viewer.put(data)
+        for fragment, data in list(self._recent)[start:]:
+            viewer.put(self._file.read(fragment) if data is None else data)
         self.viewers.add(viewer)
         return viewer
 
     def _remember(self, fragment: Fragment, data: bytes) -> None:
-        """Keep what a late joiner begins with, the newest group of pictures, within a limit: ten
-        seconds of 24 cameras would be 125 MB that nobody reads."""
+        """Remember what a late joiner begins with, the newest group of pictures, within a limit;
+        its bytes too where the file cannot be read."""
         if fragment.key:
-            self._recent.clear()
-            self._bytes = 0
-        self._recent.append((fragment, data))
-        self._bytes += len(data)
+            self._forget()
+        self._recent.append((fragment, None if self._readable else data))
+        self._bytes += fragment.size
         while self._bytes > MAX_BUFFER_BYTES:
-            _, old = self._recent.popleft()
-            self._bytes -= len(old)
+            old, _ = self._recent.popleft()
+            self._bytes -= old.size
+
+    def _forget(self) -> None:
+        self._recent.clear()
+        self._bytes = 0
 
 
 def _continues(before: OpenSegment, after: OpenSegment) -> bool:
@@ -161,7 +210,7 @@ class LiveHub:
         """Nothing is recorded now."""
         feed = self._feeds.pop(camera_id, None)
         if feed is not None:
-            feed.cut()
+            feed.close()
 
     def open_segments(self, camera_id: str) -> list[tuple[OpenSegment, tuple[Fragment, ...]]]:
         """The segment that is being written, with its fragments so far."""

@@ -6,6 +6,7 @@ native recorder can take its place. See docs/architecture.md, "ingest".
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shared.domain import (
@@ -40,11 +41,13 @@ class OpenSegment(NamedTuple):
 
 
 class FragmentWritten(NamedTuple):
-    """About once a second a camera: these bytes are with the kernel, at `fragment.offset`."""
+    """About once a second a camera: these bytes are with the kernel, at `fragment.offset` of the
+    file at `path` (where it is until it is filed; None: nobody else can read it)."""
 
     segment: OpenSegment
     fragment: Fragment
     data: bytes
+    path: Path | None = None
 
 
 class SegmentFiled(NamedTuple):

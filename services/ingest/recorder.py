@@ -352,7 +352,8 @@ class CameraRecorder:
             raise ValueError("a fragment without a segment")
         fragment = file.write(action)
         self._tools.guard.wrote(fragment.size)
-        self._tools.emit(media.FragmentWritten(file.state.segment, fragment, action.data))
+        written = media.FragmentWritten(file.state.segment, fragment, action.data, file.path)
+        self._tools.emit(written)
         self._backoff.reset()
         self._say(RecordingState.RECORDING)
 
@@ -362,8 +363,7 @@ class CameraRecorder:
             return
         if file.fragments:
             self._account.recorded_until(file.end_us)
-        segment = file.finish()
-        self._file = None
+        segment, self._file = file.finish(), None
         if segment is not None:
             self._tools.emit(media.SegmentFiled(segment))
 

@@ -26,9 +26,10 @@ from services.ingest.rtsp_dial import (
 from services.ingest.rtsp_udp import UdpPair
 from shared.clock import SECOND_US, Clock
 
-BUFFER_BYTES = 512 * 1024
+BUFFER_BYTES = 160 * 1024
+"""More than twice the longest message. Each camera has one, and all of it is in memory."""
 GATHER_S = 0.04
-GATHER_BELOW = 128 * 1024
+GATHER_BELOW = 64 * 1024
 DEFAULT_SESSION_S = 60
 KEEP_ALIVE_MAX_S = 25
 MAX_ATTEMPTS = 3
@@ -240,7 +241,7 @@ class Connection:
         """Read what is there, waiting at most POLL_S; the number of bytes."""
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._start > BUFFER_BYTES // 2 or self._end == BUFFER_BYTES:
+        elif self._start and self._end > BUFFER_BYTES // 2:
             left = self._end - self._start
             self._view[:left] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, left
