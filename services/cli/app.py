@@ -17,6 +17,7 @@ from services.cli import (
     doctor,
     footage,
     holds,
+    letters,
     models,
     output,
     reindex,
@@ -59,7 +60,7 @@ def root(
 
 for module in (
     running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor,
-    replay,
+    replay, letters,
 ):  # fmt: skip
     module.register(app)
 
