@@ -328,17 +328,19 @@ async def mark(
         _sighting.c.sent_at_us == sa.bindparam("row_sent"),
         _sighting.c.committed_at_us == sa.bindparam("row_committed"),
     )
-    result = await connection.execute(
-        sa.update(_sighting).where(same).values(data=sa.bindparam("marked"), zones_version=version),
-        [
-            {
-                "row_id": row["id"],
-                "row_end": row["end_us"],
-                "row_sent": row["sent_at_us"],
-                "row_committed": row["committed_at_us"],
-                "marked": data,
-            }
-            for row, data in found
-        ],
-    )
-    return int(result.rowcount)
+    update = sa.update(_sighting).where(same)
+    update = update.values(data=sa.bindparam("marked"), zones_version=version)
+    rows = [
+        {
+            "row_id": row["id"],
+            "row_end": row["end_us"],
+            "row_sent": row["sent_at_us"],
+            "row_committed": row["committed_at_us"],
+            "marked": data,
+        }
+        for row, data in found
+    ]
+    if connection.dialect.name == "sqlite":
+        return int((await connection.execute(update, rows)).rowcount)
+    # Elsewhere a driver does not say how many rows it changed by many executions.
+    return sum([int((await connection.execute(update, row)).rowcount) for row in rows])
