@@ -8,8 +8,7 @@ import errno
 import hashlib
 import os
 import threading
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from shared.blobs.files import FileBlobs
 from shared.blobs.s3 import S3Blobs, open_blobs
 from shared.clock import HOUR_US, SimulatedClock, SystemClock
 from shared.errors import Kind, LamppostError
-from shared.settings import Settings, load
-from tests.support.servers.ceph import Ceph
-from tests.support.servers.seaweed import Seaweed
+from tests.support.servers.seaweed import joined
 
 DAY = date(2024, 4, 16)
 
@@ -387,24 +384,6 @@ class S3Contract(BlobsContract):
         found = await open_blobs(joined(server), clock)
         yield found
         await found.close()
-
-
-def joined(server: Seaweed | Ceph, **more: object) -> Settings:
-    """Settings of a fresh bucket there."""
-    environment = {**server.environment(), "LAMPPOST_S3__BUCKET": f"t-{uuid.uuid4()}"}
-    return load(environment | {f"LAMPPOST_S3__{name}": str(value) for name, value in more.items()})
-
-
-@pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    with Ceph(tmp_path_factory.mktemp("ceph")) as server:
-        yield server
 
 
 @pytest.mark.servers

@@ -18,15 +18,18 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import urllib3
 from minio import Minio
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
 
+from shared.settings import Settings, load
 from tests.support.servers.process import ServerProcess, free_ports, installing, missing, run
 from tests.support.servers.rtsp import make_certificates
 
@@ -83,6 +86,37 @@ def write_keys(folder: Path, access: str, secret: str) -> tuple[Path, Path]:
         path.touch(mode=0o600)
         path.write_text(text + "\n", "ascii")
     return paths
+
+
+class Store(Protocol):
+    """What the tests of the port ask of any S3 server."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def process(self) -> ServerProcess: ...
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def revoke(self) -> None: ...
+
+    def allow(self) -> None: ...
+
+    def admin(self) -> Minio: ...
+
+    def environment(self, endpoint: str = "") -> Mapping[str, str]: ...
+
+
+def joined(server: Store, endpoint: str = "", **more: object) -> Settings:
+    """Settings of a fresh bucket there; `more` are settings of section s3."""
+    environment = {**server.environment(endpoint), "LAMPPOST_S3__BUCKET": f"t-{uuid.uuid4()}"}
+    wanted = {f"LAMPPOST_S3__{name.upper()}": str(value) for name, value in more.items()}
+    return load(environment | wanted)
 
 
 @dataclass
