@@ -76,7 +76,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 async def backup(platform: Platform, settings: Settings, target: Path) -> Manifest:
     """Write a backup into an empty or new folder, beside whatever runs. CONFLICT when it is not
-    empty."""
+    empty, UNSUPPORTED where the database is a server's."""
+    _only_embedded(settings)
     await asyncio.to_thread(_check_empty, target)
     made_at_us = platform.clock.now_us()
     async with platform.database.write() as connection:
@@ -91,6 +92,16 @@ async def backup(platform: Platform, settings: Settings, target: Path) -> Manife
             Kind.UNAVAILABLE, f"The backup cannot be written: {error.strerror}.",
             fix="See that the folder's disk has room and is writable.",
         ) from error  # fmt: skip
+
+
+def _only_embedded(settings: Settings) -> None:
+    if settings.stores.database != "sqlite":
+        raise LamppostError(
+            Kind.UNSUPPORTED,
+            "The database is on PostgreSQL, which has its own backups.",
+            fix="Use pg_basebackup and archived WAL, and copy the folder tombstones of each "
+            "retention worker's state folder beside it.",
+        )
 
 
 def _check_empty(target: Path) -> None:
@@ -150,9 +161,10 @@ async def restore(
     """Put a backup in the place of the state folder's database.
 
     CONFLICT while Lamppost runs on it, or when it has a database and `force` is not given; CORRUPT
-    when the backup is not whole; UNSUPPORTED when a newer Lamppost made it. `more_tombstones` is a
-    journal kept elsewhere, for a machine that lost its own.
+    when the backup is not whole; UNSUPPORTED when a newer Lamppost made it, or where the database
+    is a server's. `more_tombstones` is a journal kept elsewhere, for a machine that lost its own.
     """
+    _only_embedded(settings)
     clock = clock or SystemClock()
     state = settings.state_dir
     lock = StateLock(state / "lock", f"The state folder {state}")

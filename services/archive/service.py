@@ -20,6 +20,7 @@ from services.archive.spooler import SpoolArchiver
 from services.archive.waiting import WaitingKeeper, sweep
 from shared import log, outbox, runtime
 from shared.clock import EARLIEST_US, HeldClock
+from shared.db.partitions import keep_around
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.runtime import Stop
@@ -61,6 +62,7 @@ class ArchiveService:
                 group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
                 group.create_task(self._every(stop, SWEEP_S, self.sweep))
+            group.create_task(self._every(stop, TIDY_S, self._make_days))
             if self._role in ("all", "index"):
                 group.create_task(self.index.run(stop))
                 group.create_task(self.boxes.run(stop))
@@ -94,6 +96,12 @@ class ArchiveService:
                 Kind.DOUBT, "The clock is not set; the spool waits.", fix="Set the machine's clock."
             )
         return await self.spool.run_once()
+
+    async def _make_days(self) -> None:
+        """Before a day comes, where the database keeps a partition for each."""
+        if self._platform.clock.now_us() >= EARLIEST_US:
+            rule = self._settings.postgres
+            await keep_around(self._platform.database, self._platform.clock, rule)
 
     async def _run_relay(self, stop: Stop) -> None:
         """The relay, begun again should it meet an error that it does not know."""

@@ -20,10 +20,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import SimulatedClock
-from shared.db import Database, migrate, sqlite, tables
+from shared.db import Database, coordination, migrate, sqlite, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 
+METADATA = coordination.lease.metadata
+"""Of every table, whichever module declares it."""
 COUNT = sa.select(sa.func.count()).select_from(tables.policy)
 
 
@@ -65,7 +67,7 @@ class DatabaseContract:
 
     async def test_migrations_build_the_declared_schema(self, database: Database) -> None:
         def differences(connection: sa.Connection) -> list[object]:
-            return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
+            return list(compare_metadata(MigrationContext.configure(connection), METADATA))
 
         async with database.read() as connection:
             assert await connection.run_sync(differences) == []

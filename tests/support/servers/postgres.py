@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,8 @@ APPLICATION = "lamppost"
 """Role and first database: it owns its databases and is no superuser, as in production."""
 TEMPLATE = "lamppost_template"
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.conf")
+_STARTER = ThreadPoolExecutor(1, "postgres-starter")
+"""A server dies with the thread that started it (process.py): this one lasts as long as we do."""
 MIGRATE = """
 import asyncio, os
 from shared.clock import SystemClock
@@ -155,11 +158,12 @@ class Postgres:
         programs = self.bin
         if not (self.data / "PG_VERSION").exists():
             self._make()
-        self._process.start(
+        _STARTER.submit(
+            self._process.start,
             [*_as_user(), programs / "postgres", "-D", self.data, "-c", f"port={self.port}"],
             self._ready,
             cwd=self.home,
-        )
+        ).result()
         if self._psql("select 1 from pg_roles where rolname = 'lamppost'") == "":
             self._psql(
                 f"create role {APPLICATION} login createdb password '{self._secret('application')}'"

@@ -298,3 +298,13 @@ async def test_a_manifest_cannot_name_files_elsewhere(world: World) -> None:
     manifest["files"]["../state/lamppost.db"] = {"sha256": "", "size_bytes": 0}
     path.write_text(json.dumps(manifest))
     assert (await kind_of(world.restore(force=True))).kind is Kind.CORRUPT
+
+
+async def test_where_the_database_is_a_servers_it_is_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    settings = archiving.settings_in(tmp_path, stores={"database": "postgresql"})
+    with pytest.raises(LamppostError) as caught:
+        await backup.restore(tmp_path / "backup", settings)
+    assert caught.value.kind is Kind.UNSUPPORTED
+    assert "pg_basebackup" in caught.value.fix
