@@ -22,6 +22,7 @@ from services.ingest.motion import CellGate, MotionGate
 from services.ingest.passed_over import Account
 from services.ingest.rtsp_source import RtspSource
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
+from services.ingest.tail import Offer, Tail
 from services.ingest.timeline import TRUST_AHEAD_US, TRUST_BEHIND_US
 from shared import log
 from shared.clock import SECOND_US, Clock
@@ -40,12 +41,6 @@ UNCERTAINTY_US = {
     ClockSource.FILE_REPLAY: 1_000,
     ClockSource.RECEIPT: 200_000,
 }
-
-
-class _Offer(NamedTuple):
-    packet: Packet
-    info: StreamInfo
-    offered_us: int
 
 
 class _Lost(NamedTuple):
@@ -74,6 +69,12 @@ class Pace:
         self._next_us += step
         return True
 
+    def idle(self, at_us: int, until_us: int) -> bool:
+        """Whether a frame of that time is not due, nor any other before the one of `until_us`."""
+        if self._next_us is None or self._next_us - at_us > 2 * self._step_us:
+            return False
+        return at_us < self._next_us and until_us <= self._next_us + self._step_us // 10
+
 
 class Sampler:
     """Begins by itself at the first `offer`, or at `start`; ends with `stop`."""
@@ -101,10 +102,11 @@ class Sampler:
         self._jpeg = JpegMaker()
         self._masker = Masker(camera.mask)
         self._decoder = Decoder(coarse_px=2 * width)
+        self._tail = Tail()
         self._sequence = 0
         self._late_us = round(settings.detect.max_frame_age_s * SECOND_US)
         self._condition = threading.Condition()
-        self._queue: deque[_Offer] = deque()
+        self._queue: deque[Offer] = deque()
         self._queued_bytes = 0
         self._need_key = True
         self._need_key_for = "decode"
@@ -150,14 +152,14 @@ class Sampler:
             return
         if not self._everything and not (packet.key and self._pace.due(packet.received_us)):
             return
-        offer = _Offer(packet, info, self._clock.monotonic_us())
+        offer = Offer(packet, info, self._clock.monotonic_us())
         with self._condition:
             late = self._put(offer)
             self._condition.notify()
         for _ in range(late):
             self._drop("late")
 
-    def _put(self, offer: _Offer) -> int:
+    def _put(self, offer: Offer) -> int:
         """Queue it; the number of frames that were given up for it."""
         size, late = len(offer.packet.data), 0
         if not self._everything:
@@ -181,7 +183,7 @@ class Sampler:
         self._queue.clear()
         self._queued_bytes = 0
 
-    def _lose(self, offer: _Offer, reason: str, frames: int) -> None:
+    def _lose(self, offer: Offer, reason: str, frames: int) -> None:
         """Remember it for the worker, whose account is in order of capture. Of a stream that is
         decoded whole nobody knows which packets would have been sampled: it counts as one."""
         at_us = capture_time(offer.packet, offer.info)[0]
@@ -204,7 +206,7 @@ class Sampler:
         self._settle()
         self._account.flush()
 
-    def _next(self) -> _Offer | None:
+    def _next(self) -> Offer | None:
         """The next packet, waiting for it; None at the end."""
         with self._condition:
             while not self._queue and not self._stop.is_set():
@@ -238,12 +240,12 @@ class Sampler:
 
     def _read_sub(self, source: PacketSource, backoff: Backoff) -> None:
         info = source.open()
-        self._decoder.reset()
+        self._forget()
         self._need_key = True
         while not self._stop.is_set():
             packet = source.read()
             backoff.reset()
-            offer = _Offer(packet, info, self._clock.monotonic_us())
+            offer = Offer(packet, info, self._clock.monotonic_us())
             if self._need_key and not packet.key:
                 # A decoder that begins in the middle makes grey pictures that look like motion.
                 if self._pace.due(packet.received_us):
@@ -252,17 +254,29 @@ class Sampler:
             self._need_key = False
             self._take(offer)
 
-    def _take(self, offer: _Offer) -> None:
-        """Decode one packet, and publish what is due of it."""
+    def _take(self, offer: Offer) -> None:
+        """Decode the packet where it is worth it, and publish what is due."""
+        ready = self._tail.ready(offer, self._pace.idle) if self._everything else [offer]
+        for one in ready:
+            if not self._decode(one):
+                break
+
+    def _forget(self) -> None:
+        """What comes next begins with a key frame."""
+        self._decoder.reset()
+        self._tail.forget()
+
+    def _decode(self, offer: Offer) -> bool:
+        """Decode one packet, and publish what is due of it; whether it could be decoded."""
         try:
             ready = self._decoder.frames(offer.packet, offer.info, alone=not self._everything)
         except (av.FFmpegError, ValueError):
-            self._decoder.reset()
+            self._forget()
             with self._condition:
                 self._need_key, self._need_key_for = True, "decode"
             self._drop("decode")
             self._pass_over("decode", offer)
-            return
+            return False
         for frame, packet in ready:
             if self._everything and not self._pace.due(packet.received_us):
                 continue
@@ -271,8 +285,9 @@ class Sampler:
                 self._pass_over("late", offer._replace(packet=packet))
                 continue
             self._publish(frame, packet, offer.info)
+        return True
 
-    def _pass_over(self, reason: str, offer: _Offer) -> None:
+    def _pass_over(self, reason: str, offer: Offer) -> None:
         self._account.passed_over(reason, capture_time(offer.packet, offer.info)[0])
 
     def _publish(self, frame: av.VideoFrame, packet: Packet, info: StreamInfo) -> None:
