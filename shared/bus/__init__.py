@@ -91,7 +91,8 @@ class Bus(Protocol):
     """See the module's contract."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """All or none of one call is durable; order within a key is kept."""
+        """All or none of one call is durable (on Kafka: of its messages for one partition); order
+        within a key is kept."""
         ...
 
     async def consumer(

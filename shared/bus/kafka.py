@@ -3,7 +3,7 @@
 Keys are in the partition that shared/bus/partitioner.py says, whoever publishes. Brokers that are
 away stop nothing here: a process starts without them, and each call ends with UNAVAILABLE that
 names the cause. Known differences from the embedded bus stand in
-docs/decisions/0010-what-kafka-promises.md.
+docs/decisions/0011-what-kafka-promises.md.
 """
 
 from __future__ import annotations

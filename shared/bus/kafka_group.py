@@ -3,7 +3,7 @@
 aiokafka's own coordinator gives up every partition whenever anybody joins, takes a name back from
 the process that took it over, and stays in the group when it is closed. This one keeps what it
 reads while the group changes (shared/bus/kafka_plan.py), meets CONFLICT when its name is taken, and
-leaves at once. See docs/decisions/0009-own-group-membership.md.
+leaves at once. See docs/decisions/0010-own-kafka-groups.md.
 
 A member is static: its name is its `group.instance.id` and client id. A process that is killed and
 is back within the session time-out has its partitions at once, and nothing else moves.

@@ -3,7 +3,8 @@
 `DurableProducer`: idempotent, acknowledged by all in-sync replicas, for what may not be lost. A
 call ends within `PUBLISH_S`, well or with UNAVAILABLE. `PassingProducer`: for `frames`. It never
 waits; past its limit the oldest record goes, counted. Each call's records of one partition are one
-batch, so all or none of them is stored; see docs/decisions for calls over several.
+batch, so all or none of them is stored; of calls over several see
+docs/decisions/0011-what-kafka-promises.md.
 """
 
 from __future__ import annotations
