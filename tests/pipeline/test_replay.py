@@ -33,6 +33,8 @@ CLIPS = {
     "h264 with large pictures": {"width": 640, "height": 480, "extra": "qp=4"},
     "h265 with B-frames": {"codec": "libx265", "b_frames": 2},
 }
+QUICK = "h264 with B-frames"
+"""Of what plays in real time, `make test` has this one."""
 
 
 def source_of(url: str, state_dir: Path, secret: str | None = None) -> RtspSource:
@@ -49,7 +51,13 @@ def read(made: RtspSource, count: int) -> tuple[StreamInfo, list[Packet]]:
         made.close()
 
 
-@pytest.mark.parametrize("name", list(CLIPS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == QUICK else pytest.mark.slow, id=name)
+        for name in CLIPS
+    ],
+)
 async def test_our_client_gets_the_files_own_units_in_order(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", **CLIPS[name])  # type: ignore[arg-type]
     units, sets, codec = units_of(path)
@@ -69,6 +77,7 @@ async def test_our_client_gets_the_files_own_units_in_order(name: str, tmp_path:
     assert min(late) >= -1_000
 
 
+@pytest.mark.slow
 async def test_a_camera_has_its_sub_stream_and_the_same_picture_for_all(tmp_path: Path) -> None:
     main = write_video(tmp_path / "a.mp4", width=320, height=240)
     sub = write_video(tmp_path / "b.mp4", width=160, height=96)
@@ -87,6 +96,7 @@ async def test_a_camera_has_its_sub_stream_and_the_same_picture_for_all(tmp_path
     assert counts["cam-001"].sessions == 2 and counts["cam-001"].ended == {"client": 2}
 
 
+@pytest.mark.slow
 async def test_faults_are_what_a_recorder_sees(tmp_path: Path) -> None:
     """Away, silent, cut, and with a clock that is wrong, at their times."""
     path = write_video(tmp_path / "a.mp4")
@@ -127,6 +137,7 @@ async def test_faults_are_what_a_recorder_sees(tmp_path: Path) -> None:
         assert running.server.street.streams["cam-002"][1].count.refused >= 1
 
 
+@pytest.mark.slow
 async def test_another_file_comes_in_the_same_session(tmp_path: Path) -> None:
     small = write_video(tmp_path / "a.mp4")
     large = write_video(tmp_path / "b.mp4", width=256, height=128)
@@ -197,6 +208,7 @@ async def test_what_is_no_request_of_ours_has_its_status(tmp_path: Path) -> None
         ) == "454"  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_two_processes_share_a_port_and_end_with_their_last_word(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4")
     fleet = Fleet(task_of([path], cameras=4), 2, CLOCK)
@@ -219,6 +231,7 @@ def _sessions(word: Word) -> int:
     return sum(count.sessions for count in word.streams.values())
 
 
+@pytest.mark.slow
 async def test_a_file_that_cannot_be_replayed_ends_the_fleet_at_its_start(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("no video")
     fleet = Fleet(task_of([tmp_path / "a.mp4"]), 2, CLOCK)
@@ -226,6 +239,7 @@ async def test_a_file_that_cannot_be_replayed_ends_the_fleet_at_its_start(tmp_pa
         await fleet.start()
 
 
+@pytest.mark.slow
 async def test_a_lost_process_is_noticed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4")
     fleet = Fleet(task_of([path]), 2, CLOCK)
