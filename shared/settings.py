@@ -86,6 +86,9 @@ class Ingest(Section):
     segment_s: float = Field(60.0, ge=1, le=600, description="Length of a segment in seconds.")
     fragment_s: float = Field(1.0, gt=0, le=1, description="Longest fragment in seconds.")
     max_streams: int = Field(24, ge=1, le=24, description="Streams of one recorder process.")
+    sample: bool = Field(
+        True, description="Take analysis frames; without them recording goes on, undetected."
+    )
     sample_fps: float = Field(
         2.0, gt=0, le=10, description="Analysis frames a second (sub stream)."
     )

@@ -45,8 +45,10 @@ class Decoder:
         if alone:
             frames += context.decode(None)
             # One picture every few seconds: a decoder kept for it would hold its frames meanwhile,
-            # 9 MB a camera at 1080p.
+            # 9 MB a camera at 1080p, and the packets of those before it as much again.
             self._context = None
+            self._times.clear()
+            return [(frame, packet) for frame in frames]
         return [(frame, self._times.get(frame.pts or 0, packet)) for frame in frames]
 
     def reset(self) -> None:

@@ -178,6 +178,9 @@ class PyAvMedia:
         return _source_at(camera, self._settings, self._clock, camera.source.url, resume_us)
 
     def _sampler(self, camera: Camera, emit: Callable[[AnalysisEvent], None]) -> Sampling | None:
+        if not self._settings.ingest.sample:
+            return None
+        # With it come numpy and the JPEG library, which recording alone can do without.
         from services.ingest.sampler import Sampler
 
         def drop(reason: str) -> None:

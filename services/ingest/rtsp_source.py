@@ -20,7 +20,7 @@ from services.ingest.rtsp_client import Connection, Refused, RtpSink
 from services.ingest.rtsp_dial import ConnectionFailed
 from services.ingest.source import Packet, SourceError, StreamInfo
 from services.ingest.source_memory import PROCESS_MEMORY, Refusal, SourceMemory
-from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch
+from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch, thumbnail
 from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, ClockSource, Codec, GapReason
 from shared.errors import LamppostError
@@ -190,10 +190,10 @@ class RtspSource:
         if not self._sets.complete:
             return None
         decoder = KeyFrameDecoder(self._codec, self._extradata())
-        picture = decoder.thumbnail(unit.data)
-        if not decoder.width:
+        frame = decoder.frame(unit.data)
+        if frame is None:
             return None
-        if known is not None and picture == known:
+        if known is not None and thumbnail(frame) == known:
             return None
         self._memory.froze(self._key, None)
         return self._begin(track, decoder, decoder.width, decoder.height)

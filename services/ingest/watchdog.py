@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import av
-import numpy as np
 
 from services.ingest.source import Packet
 from shared.clock import SECOND_US
@@ -62,6 +61,7 @@ class FrozenWatch:
         self._thumbnail = thumbnail
         self._since_us = now_us
         self._key = b""
+        self._key_bytes = 0
         self._picture: bytes | None = None
         self._known = False
         self._moved = True
@@ -74,15 +74,16 @@ class FrozenWatch:
     def frozen(self, packet: Packet, now_us: int) -> bool:
         """Take one packet; true when it completes `limit_s` of the same picture."""
         if not packet.key:
-            if len(packet.data) > max(TINY_BYTES, len(self._key) * TINY_SHARE):
+            if len(packet.data) > max(TINY_BYTES, self._key_bytes * TINY_SHARE):
                 self._moved, self._since_us = True, now_us
+                self._key = b""  # 200 KB a camera that nobody asks for again
             return False
         same = bool(self._key) and not self._moved and self._same(packet.data)
         if not same:
             self._known = False
             if not self._moved:
                 self._since_us = now_us
-        self._key, self._moved = packet.data, False
+        self._key, self._key_bytes, self._moved = packet.data, len(packet.data), False
         return same and now_us - self._since_us >= self._limit_us
 
     def _same(self, data: bytes) -> bool:
@@ -130,6 +131,8 @@ class KeyFrameDecoder:
 
 def thumbnail(frame: av.VideoFrame) -> bytes | None:
     """Mean brightness of 64x36 cells; None for a picture without structure."""
+    import numpy as np  # 6 MB that a recorder needs once a picture seems to stand still
+
     plane = frame.planes[0]
     luma = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
         : frame.height, : frame.width
