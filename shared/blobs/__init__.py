@@ -78,7 +78,9 @@ class Blobs(Protocol):
         ...
 
     def list(self, prefix: str = "v1/", start_after: str = "") -> AsyncIterator[BlobInfo]:
-        """Every object under the prefix in key order, without loading all into memory."""
+        """Every object under the prefix in key order, without loading all into memory.
+
+        Where a store's listing does not say them, `sha256` and `tags` are empty: `stat` does."""
         ...
 
     async def sweep(self, older_than_us: int) -> int:

@@ -250,3 +250,9 @@ def translated(key: str = "") -> Iterator[None]:
         _raise(error, key)
     except (http.HTTPError, OSError) as error:
         raise lost(error) from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise LamppostError(
+            Kind.UNAVAILABLE,
+            "What answers at s3.endpoint does not answer as an object store does.",
+            fix="Check s3.endpoint.",
+        ) from error

@@ -74,8 +74,13 @@ def probe(client: Client, settings: S3, backstop_days: int) -> Capabilities:
 
 
 def _bucket(client: Client, settings: S3) -> None:
-    if client.minio.bucket_exists(settings.bucket):
+    try:
+        # Not a HEAD, whose answer has no code that would name what is wrong with the key.
+        client.request("GET", settings.bucket, query={"list-type": "2", "max-keys": "1"})
         return
+    except Refused as error:
+        if error.code != "NoSuchBucket":
+            raise
     if not settings.make_buckets:
         raise LamppostError(
             Kind.UNAVAILABLE,
@@ -167,9 +172,10 @@ class _Bulk:
         gone = self._status("HEAD", "checked") == 404
         self._need("it accepts a put whose checksum is wrong", refused and gone)
         self._client.request("PUT", self._bucket, self._prefix + "plain", body=_DATA)
-        first = self._put("checked", {"x-amz-tagging": "lamppost=standard"})
+        tags = {"x-amz-tagging": "lamppost=standard"}  # each time: without a condition it replaces
+        first = self._put("checked", tags)
         self._need("it refuses a put with tags and checksum", first == 200)
-        again = self._put("checked", {"If-None-Match": "*"})
+        again = self._put("checked", {"If-None-Match": "*", **tags})
         fresh = self._put("other", {"If-None-Match": "*"})
         self._found.conditional_put = again == 412 and fresh == 200
         if not self._found.conditional_put:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 from xml.sax.saxutils import escape
 
+from minio.commonconfig import Tags
+
 from shared.blobs.s3_client import BLOCK_BYTES, Client
 from shared.blobs.s3_errors import MISMATCH, Refused
 from shared.errors import Kind, LamppostError
@@ -188,6 +190,10 @@ def _in_parts(
     except BaseException:
         _abort(client, bucket, upload.key, upload_id)
         raise
+    given = Tags.new_object_tags()
+    given.update(upload.tags)
+    # Ceph drops the tags that came with an upload's beginning.
+    client.minio.set_object_tags(bucket, upload.key, given)
 
 
 def _is_there(client: Client, bucket: str, key: str) -> bool:

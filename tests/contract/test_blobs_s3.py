@@ -212,7 +212,7 @@ async def test_a_store_that_is_away_at_start_is_joined_when_it_is_back(
     server: Store, door: Door
 ) -> None:
     door.cut()
-    async with opened(joined(server, f"http://{door.endpoint}", timeout_s=2)) as blobs:
+    async with opened(joined(server, f"http://{door.endpoint}", timeout_s=10)) as blobs:
         assert await kind_of(put(blobs, key_of(1), b"x")) is Kind.UNAVAILABLE
         assert await kind_of(blobs.stat(key_of(1))) is Kind.UNAVAILABLE
         door.heal()
@@ -221,7 +221,7 @@ async def test_a_store_that_is_away_at_start_is_joined_when_it_is_back(
 
 
 async def test_an_outage_is_unavailable_and_silence_a_timeout(server: Store, door: Door) -> None:
-    async with opened(joined(server, f"http://{door.endpoint}", timeout_s=1)) as blobs:
+    async with opened(joined(server, f"http://{door.endpoint}", timeout_s=4)) as blobs:
         data = os.urandom(3 * MIB)
         await put(blobs, key_of(1), data)
         with door.away():
@@ -231,7 +231,7 @@ async def test_an_outage_is_unavailable_and_silence_a_timeout(server: Store, doo
         with door.half_open():
             for call in (blobs.read(key_of(1)), put(blobs, key_of(2), data), blobs.time_us()):
                 error, took_s = await refused(call)
-                assert (error.kind, took_s < 4) == (Kind.TIMEOUT, True)
+                assert (error.kind, took_s < 8) == (Kind.TIMEOUT, True)
         with door.resets():
             error, _ = await refused(put(blobs, key_of(3), data))
             assert error.kind is Kind.UNAVAILABLE

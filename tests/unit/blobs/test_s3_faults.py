@@ -1,0 +1,223 @@
+"""The S3 adapter against answers that no real server gives when asked to."""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services import doctor
+from shared import ids
+from shared.blobs.s3 import S3Blobs, open_blobs
+from shared.clock import SystemClock
+from shared.errors import Kind, LamppostError
+from shared.settings import Settings, load
+from tests.support.fake_s3 import FakeS3, Request, error, serving, settings_of
+
+MIB = 1024 * 1024
+KEY = ids.object_key(date(2024, 4, 16), "cam", 1_713_225_600_000_000, str(ids.derived_id(1)))
+OTHER = ids.object_key(date(2024, 4, 16), "cam", 1_713_225_600_000_001, str(ids.derived_id(2)))
+
+
+@pytest.fixture
+def store() -> Iterator[FakeS3]:
+    with serving(FakeS3()) as found:
+        yield found
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[S3Blobs]:
+    blobs = await open_blobs(settings, SystemClock())
+    try:
+        yield blobs
+    finally:
+        await blobs.close()
+
+
+async def put(blobs: S3Blobs, key: str, data: bytes) -> None:
+    await blobs.put(key, data, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+async def error_of(awaitable: Any) -> LamppostError:
+    with pytest.raises(LamppostError) as caught:
+        await awaitable
+    return caught.value
+
+
+SHORT = {"Content-Length": "2000", "Connection": "close"}
+REFUSALS = (
+    (503, "SlowDown", Kind.UNAVAILABLE, "log"),
+    (500, "InternalError", Kind.UNAVAILABLE, "log"),
+    (403, "RequestTimeTooSkewed", Kind.DOUBT, "clocks"),
+    (403, "SignatureDoesNotMatch", Kind.UNAVAILABLE, "s3.secret_key_file"),
+    (403, "", Kind.UNAVAILABLE, "s3.access_key_file"),
+    (404, "NoSuchBucket", Kind.UNAVAILABLE, "s3.bucket"),
+    (301, "PermanentRedirect", Kind.UNAVAILABLE, "s3.endpoint"),
+    (507, "", Kind.FULL, "room"),
+    (403, "QuotaExceeded", Kind.FULL, "quota"),
+    (400, "BadDigest", Kind.UNAVAILABLE, "network"),
+)
+
+
+async def test_a_refusal_is_named_with_its_cure(store: FakeS3, tmp_path: Path) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        for status, code, kind, fix in REFUSALS:
+            store.answer = lambda _, answer=error(status, code): answer  # type: ignore[misc]
+            for call in (put(blobs, KEY, b"x"), blobs.read(KEY), blobs.delete([KEY])):
+                told = await error_of(call)
+                assert (told.kind, told.retryable) == (kind, True), (status, code)
+                assert fix in told.fix, (status, code)
+                assert "secret words" not in str(told)
+
+
+async def test_a_page_of_something_else_is_no_store(store: FakeS3, tmp_path: Path) -> None:
+    store.answer = lambda _: (200, {}, b"<html>It works!</html>")
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        told = await error_of(blobs.read(KEY))
+        assert told.kind is Kind.UNAVAILABLE and "s3.endpoint" in told.fix
+
+
+async def test_an_answer_that_is_cut_is_no_object(store: FakeS3, tmp_path: Path) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        await put(blobs, KEY, b"x" * 1000)
+
+        def cut(request: Request) -> Any:
+            return (200, SHORT, b"x" * 1000) if request.key == KEY else None
+
+        store.answer = cut
+        told = await error_of(blobs.read(KEY))
+        assert told.kind is Kind.UNAVAILABLE
+        assert (await error_of(blobs.verify(KEY))).kind is Kind.UNAVAILABLE
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_made_again(
+    store: FakeS3, tmp_path: Path
+) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        hangs = iter(["hang up"])
+        store.answer = lambda request: next(hangs, None) if request.key else None  # type: ignore[assignment, return-value]
+        await put(blobs, KEY, b"x")
+        assert store.objects[KEY][0] == b"x"
+        store.answer = lambda _: "hang up"
+        asked = len(store.requests)
+        told = await error_of(blobs.time_us())
+        assert told.kind is Kind.UNAVAILABLE
+        assert len(store.requests) - asked == 2, "a request is repeated once, no more"
+
+
+async def test_wrong_bytes_never_leave_whole(store: FakeS3, tmp_path: Path) -> None:
+    # Even a store that checks nothing keeps nothing: the last piece is held back.
+    source = tmp_path / "video"
+    source.write_bytes(os.urandom(3 * MIB))
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        store.checks = False
+        call = blobs.put(KEY, source, sha256="0" * 64, size_bytes=3 * MIB)
+        assert (await error_of(call)).kind is Kind.CORRUPT
+        assert KEY not in store.objects
+        assert (await error_of(blobs.put(KEY, b"", sha256="0" * 64, size_bytes=0))).kind is (
+            Kind.CORRUPT
+        )
+        assert KEY not in store.objects
+
+
+async def test_damage_on_the_way_is_not_the_source_s(store: FakeS3, tmp_path: Path) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        store.answer = lambda request: (
+            error(400, "XAmzContentSHA256Mismatch") if request.method == "PUT" else None
+        )
+        assert (await error_of(put(blobs, KEY, b"x"))).kind is Kind.UNAVAILABLE
+
+
+async def test_a_store_that_checks_nothing_is_refused(store: FakeS3, tmp_path: Path) -> None:
+    store.checks = False
+    told = await error_of(open_blobs(settings_of(store, tmp_path), SystemClock()))
+    assert told.kind is Kind.UNSUPPORTED and "checksum" in told.message
+    assert not any(key.startswith("lamppost-probe/") for key in store.objects)
+
+
+async def test_a_store_with_versions_is_refused(store: FakeS3, tmp_path: Path) -> None:
+    store.versioned = True
+    told = await error_of(open_blobs(settings_of(store, tmp_path), SystemClock()))
+    assert told.kind is Kind.UNSUPPORTED and "versions" in told.message
+
+
+async def test_without_conditional_puts_each_looks_first(store: FakeS3, tmp_path: Path) -> None:
+    store.conditional = False
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        assert "conditional put" in (await blobs.ready()).lacks[0]
+        await put(blobs, KEY, b"x")
+        await put(blobs, KEY, b"x")
+        assert (await error_of(put(blobs, KEY, b"y"))).kind is Kind.CONFLICT
+        assert store.objects[KEY][0] == b"x"
+
+
+async def test_a_date_that_is_none_is_doubt(store: FakeS3, tmp_path: Path) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        assert abs(await blobs.time_us() - SystemClock().now_us()) < 3_000_000
+        store.answer = lambda _: (200, {"Date": "yesterday"}, b"")
+        told = await error_of(blobs.time_us())
+        assert told.kind in (Kind.DOUBT, Kind.UNAVAILABLE)
+
+
+async def test_an_object_of_others_has_the_store_s_time_and_no_hash(
+    store: FakeS3, tmp_path: Path
+) -> None:
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        store.objects[KEY] = (b"x", {}, {})
+        found = await blobs.stat(KEY)
+        assert found is not None and found.sha256 == ""
+        assert abs(found.stored_at_us - SystemClock().now_us()) < 3_000_000
+        await put(blobs, KEY, b"x")
+        assert (await error_of(put(blobs, KEY, b"y"))).kind is Kind.CONFLICT
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "store:9000", "ftp://store", "http://store/path", "http://name:hunter2@store"]
+)
+async def test_a_wrong_address_stops_the_start(
+    store: FakeS3, tmp_path: Path, endpoint: str
+) -> None:
+    settings = settings_of(store, tmp_path, endpoint=endpoint)
+    told = await error_of(open_blobs(settings, SystemClock()))
+    assert told.kind is Kind.INVALID and "s3.endpoint" in told.message
+    assert "hunter2" not in told.message
+
+
+async def test_a_key_that_cannot_be_read_stops_the_start(store: FakeS3, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    for file in (tmp_path / "none", empty):
+        settings = settings_of(store, tmp_path, secret_key_file=file)
+        told = await error_of(open_blobs(settings, SystemClock()))
+        assert told.kind is Kind.INVALID and "s3.secret_key_file" in told.message
+    told = await error_of(
+        open_blobs(load({"LAMPPOST_S3__ENDPOINT": store.endpoint}), SystemClock())
+    )
+    assert "s3.access_key_file is not set" in told.message
+
+
+async def test_a_recorder_does_not_ask_the_store_at_its_start(
+    store: FakeS3, tmp_path: Path
+) -> None:
+    blobs = await open_blobs(settings_of(store, tmp_path), SystemClock(), probe=False)
+    assert store.requests == []
+    await blobs.close()
+
+
+def test_doctor_says_what_the_store_is_and_what_is_wrong(store: FakeS3, tmp_path: Path) -> None:
+    store.conditional = False
+    settings = settings_of(store, tmp_path)
+    found = doctor.object_store(settings)
+    assert found.verdict == "ok" and "conditional put" in found.detail
+    store.answer = lambda _: error(403, "InvalidAccessKeyId")
+    found = doctor.object_store(settings)
+    assert found.verdict == "wrong" and "InvalidAccessKeyId" in found.detail
+    assert "s3.access_key_file" in found.fix
+    store.answer = lambda _: None
+    vault = doctor.object_store(settings_of(store, tmp_path, vault_bucket="vault"))
+    assert vault.verdict == "wrong" and "evidence vault" in vault.detail
+    assert doctor.object_store(load({})).verdict == "ok"
