@@ -38,7 +38,7 @@ APPLICATION = "lamppost"
 """Role and first database: it owns its databases and is no superuser, as in production."""
 TEMPLATE = "lamppost_template"
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.conf")
-_STARTER = ThreadPoolExecutor(1, "postgres-starter")
+STARTER = ThreadPoolExecutor(1, "postgres-starter")
 """A server dies with the thread that started it (process.py): this one lasts as long as we do."""
 MIGRATE = """
 import asyncio, os
@@ -140,7 +140,7 @@ class Postgres:
             if os.geteuid() == 0:
                 self._home.chmod(0o755)
                 (self._home / "sock").mkdir(exist_ok=True)
-                _own(self._home / "sock")
+                own(self._home / "sock")
             else:
                 (self._home / "sock").mkdir(exist_ok=True)
         return self._home
@@ -158,9 +158,9 @@ class Postgres:
         programs = self.bin
         if not (self.data / "PG_VERSION").exists():
             self._make()
-        _STARTER.submit(
+        STARTER.submit(
             self._process.start,
-            [*_as_user(), programs / "postgres", "-D", self.data, "-c", f"port={self.port}"],
+            [*as_server_user(), programs / "postgres", "-D", self.data, "-c", f"port={self.port}"],
             self._ready,
             cwd=self.home,
         ).result()
@@ -256,6 +256,19 @@ class Postgres:
             )
         )
 
+    def use_certificate(self, certificate: Path, key: Path) -> None:
+        """Offer TLS from now on."""
+        for name, source in (("ssl_cert_file", certificate), ("ssl_key_file", key)):
+            path = self.home / "sock" / source.name
+            shutil.copyfile(source, path)
+            path.chmod(0o600)
+            if os.geteuid() == 0:
+                own(path)
+            self._psql(f"alter system set {name} = '{path}'")
+        self._psql("alter system set ssl = on")
+        self._psql("select pg_reload_conf()")
+        until_sync(lambda: self._psql("show ssl") == "on", 10, "the server offers TLS")
+
     def tail(self) -> str:
         """The end of its log."""
         return self._process.tail()
@@ -275,16 +288,16 @@ class Postgres:
         given = self.home / "sock" / "password"
         shutil.copyfile(password, given)
         if os.geteuid() == 0:
-            _own(given)
+            own(given)
             self.data.mkdir(exist_ok=True)
-            _own(self.data)
+            own(self.data)
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums"]
         options += ["--locale-provider=icu", "--icu-locale=en-US"]
         if not self._durable:
             options.append("--no-sync")
         where: list[str | Path] = ["-D", self.data, "-U", "postgres", "-A", "scram-sha-256"]
         run(
-            [*_as_user(), self.bin / "initdb", *where, f"--pwfile={given}", *options],
+            [*as_server_user(), self.bin / "initdb", *where, f"--pwfile={given}", *options],
             cwd=self.home,
         )
         given.unlink()
@@ -329,7 +342,7 @@ class Postgres:
         ).strip()
 
 
-def _as_user() -> list[str]:
+def as_server_user() -> list[str]:
     """PostgreSQL refuses root. The signal at the parent's death is lost with a change of user, so
     `setpriv` sets it anew."""
     if os.geteuid() != 0:
@@ -340,7 +353,8 @@ def _as_user() -> list[str]:
     ]  # fmt: skip
 
 
-def _own(path: Path) -> None:
+def own(path: Path) -> None:
+    """Give a path to the server's user."""
     account = pwd.getpwnam(SYSTEM_USER)
     os.chown(path, account.pw_uid, account.pw_gid)
 
