@@ -26,8 +26,8 @@ from services.ingest.rtsp_dial import (
 from services.ingest.rtsp_udp import UdpPair
 from shared.clock import SECOND_US, Clock
 
-BUFFER_BYTES = 160 * 1024
-"""More than twice the longest message. Each camera has one, and all of it is in memory."""
+BUFFER_BYTES = 96 * 1024
+"""More than the longest message, an answer of 80 KB. Each camera has one, all of it in memory."""
 GATHER_S = 0.04
 GATHER_BELOW = 64 * 1024
 DEFAULT_SESSION_S = 60

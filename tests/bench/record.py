@@ -36,8 +36,6 @@ END_S = 15.0
 SEGMENT_S, SMALL_S = 15, 6
 WARM_S = 8.0
 MANY, FEW = 24, 2
-RARELY_FPS = 0.0001
-"""Analysis frames: one picture in three hours is as good as none."""
 
 
 class Outcome(NamedTuple):
@@ -78,6 +76,7 @@ def run(folder: Path, *, small: bool) -> Row:
     cpu = Figure("CPU, recording alone", "cores", 1.35)
     memory = Figure("memory (PSS), recording alone", "MiB", 0.35)
     sampled = Figure("CPU, key frames sampled as by default (one round)", "cores", None)
+    sampled_memory = Figure("memory, key frames sampled as by default (one round)", "MiB", None)
     for number in range(plan.rounds):
         sides = {}
         for side in ("ours", "peer") + (("sampling",) if number == 0 else ()):
@@ -92,8 +91,10 @@ def run(folder: Path, *, small: bool) -> Row:
         if "sampling" in sides:
             sampled.ours.append(sides["sampling"].cores)
             sampled.peer.append(sides["peer"].cores)
+            sampled_memory.ours.append(sides["sampling"].pss_bytes / MIB)
+            sampled_memory.peer.append(sides["peer"].pss_bytes / MIB)
         row.notes.append(f"round {number + 1}: {measure.load()}")
-    row.figures = [cpu, memory, sampled]
+    row.figures = [cpu, memory, sampled, sampled_memory]
     return row
 
 
@@ -134,7 +135,7 @@ def lamppost(
     there: Path, server: rtsp.RtspServer, names: Sequence[str], plan: Plan, sampling: bool
 ) -> Outcome:
     """A recorder as the supervisor starts it, and an archive that empties its spool."""
-    ingest = {"segment_s": plan.segment_s, **({} if sampling else {"sample_fps": RARELY_FPS})}
+    ingest = {"segment_s": plan.segment_s, "sample": sampling}
     settings = store.settings_of(there / "state", ingest=ingest, log={"level": "warning"})
     cameras = [Camera(id=name, name=name, source=Source(server.url(name))) for name in names]
     store.prepare(settings, cameras)

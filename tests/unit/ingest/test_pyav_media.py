@@ -96,7 +96,9 @@ def camera(camera_id: str = "cam-1", **more: object) -> Camera:
 class Rig:
     """A media path whose cameras play scripts."""
 
-    def __init__(self, state_dir: Path, *scripts: Script, **settings: object) -> None:
+    def __init__(
+        self, state_dir: Path, *scripts: Script, samples: bool = False, **settings: object
+    ) -> None:
         self.settings = Settings.model_validate(
             {"state_dir": state_dir, "spool": {"min_free_ratio": 0}, **settings}
         )
@@ -110,7 +112,7 @@ class Rig:
             self.clock,
             self.spool,
             source_factory=self._next,
-            sampler_factory=lambda _camera, _emit: None,
+            sampler_factory=None if samples else lambda _camera, _emit: None,
         )
 
     def _next(self, _camera: Camera) -> Script:
@@ -456,3 +458,13 @@ async def test_a_camera_that_comes_from_a_dead_recorder_leaves_no_hole(tmp_path:
     assert [(g.start_us, g.end_us, g.reason) for g in filed] == [
         (5_000_000, 20_000_000, GapReason.RECORDER_DOWN)
     ]
+
+
+@pytest.mark.parametrize("sample", [True, False])
+async def test_a_recorder_can_do_without_analysis_frames(tmp_path: Path, sample: bool) -> None:
+    rig = Rig(tmp_path, Script(*seconds(3)), samples=True, ingest={"sample": sample})
+    rig.media.add(camera())
+    await rig.until(fragments(2))
+    assert ("sample-cam-1" in {thread.name for thread in threading.enumerate()}) is sample
+    await rig.close()
+    assert len(recording.read_spool(rig.settings)[0]) == 1

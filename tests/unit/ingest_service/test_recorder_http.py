@@ -341,3 +341,50 @@ def test_names_of_other_cameras_are_not_mistaken(tmp_path: Path) -> None:
         recorder.record(camera_id=name)
     found, cut = SpoolView(recorder.spool).listing("cam-1", START, START + SECOND_US)
     assert [item.camera_id for item in found] == ["cam-1"] and not cut
+
+
+async def joined(hub: LiveHub) -> bytes:
+    """What a viewer that joins now begins with."""
+    viewer = hub.watch("cam-1")
+    hub.leave("cam-1", viewer)
+    return b"".join([data async for data in viewer.read()])
+
+
+async def test_live_reads_back_what_was_written_wherever_the_file_has_gone(tmp_path: Path) -> None:
+    hub, spool = LiveHub(), RecorderSpool(tmp_path, "recorder-1")
+    made = FakeRecording(spool)
+    for key, data in ((True, b"old"), (True, b"key" * 100), (False, b"then" * 50)):
+        event = made.write(data, key=key)
+        hub.fragment(event)
+    assert event.path is not None
+    wanted_bytes = INIT + b"key" * 100 + b"then" * 50
+    assert await joined(hub) == wanted_bytes
+    hub.filed(made.finish().segment)
+    for path in (spool.dir / "new").iterdir():
+        path.unlink()  # the archive has it
+    assert await joined(hub) == wanted_bytes
+    hub.close()
+
+
+async def test_live_keeps_the_bytes_themselves_of_a_file_it_came_too_late_for(
+    tmp_path: Path,
+) -> None:
+    hub, made = LiveHub(), FakeRecording(RecorderSpool(tmp_path, "recorder-1"))
+    events = [made.write(data, key=key) for data, key in ((b"key", True), (b"then", False))]
+    made.finish()  # before anybody read of it
+    for event in events:
+        hub.fragment(event)
+    assert await joined(hub) == INIT + b"keythen"
+    hub.close()
+
+
+async def test_live_says_so_when_the_file_no_longer_gives_what_it_took(tmp_path: Path) -> None:
+    hub, made = LiveHub(), FakeRecording(RecorderSpool(tmp_path, "recorder-1"))
+    event = made.write(b"key")
+    hub.fragment(event)
+    assert event.path is not None
+    event.path.write_bytes(b"")
+    with pytest.raises(LamppostError) as refusal:
+        hub.watch("cam-1")
+    assert refusal.value.kind is Kind.UNAVAILABLE
+    hub.close()
