@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -46,66 +46,67 @@ async def existing(connection: AsyncConnection, table: sa.Table, ids: Iterable[s
 
 async def spans_between(
     connection: AsyncConnection, camera_id: str, start_us: int, end_us: int
-) -> list[Span]:
-    """Rows of the camera that overlap the interval; those being purged count no more."""
-    query = sa.select(*_SPAN).where(
+) -> list[tuple[Span, Interval]]:
+    """Rows of the camera that overlap the interval, and what counts of each by now; those being
+    purged count no more."""
+    query = sa.select(*_SPAN, _segment.c.effective_start_us, _segment.c.effective_end_us).where(
         _segment.c.camera_id == camera_id,
         _segment.c.end_us > start_us,
         _segment.c.end_us < end_us + MAX_SEGMENT_US,
         _segment.c.start_us < end_us,
         _segment.c.state == "live",
     )
-    return [Span(*row) for row in (await connection.execute(query)).all()]
+    return [(Span(*row[:-2]), (row[-2], row[-1])) for row in await connection.execute(query)]
 
 
-async def neighbours(connection: AsyncConnection, new: Sequence[Span]) -> list[Span]:
-    """Rows that overlap the new spans, one query for each run of adjoining ones."""
-    by_camera: dict[str, list[Interval]] = defaultdict(list)
-    for span in new:
-        by_camera[span.camera_id].append(span.interval)
-    found: dict[str, Span] = {}
-    for camera_id, parts in by_camera.items():
-        for start_us, end_us in intervals.union(parts):
-            for span in await spans_between(connection, camera_id, start_us, end_us):
-                found[span.id] = span
-    return list(found.values())
+class Around(NamedTuple):
+    """Rows of one camera that overlap new spans, directly or through others."""
+
+    rows: dict[str, tuple[Span, Interval]]
+    near: frozenset[str]
+    """Those of which everything is known that what counts of them can depend on."""
+
+
+async def around(connection: AsyncConnection, camera_id: str, new: Sequence[Span]) -> Around:
+    """The rows as far as `ROUNDS` steps of overlapping away. Without an overlap, one query for each
+    run of adjoining spans.
+
+    What counts of a row depends on better ones that overlap it, and on theirs in turn: as many
+    steps as there are assignments at one time. Those within half of the steps are judged right.
+    """
+    found: dict[str, tuple[Span, Interval]] = {}
+    near: frozenset[str] | None = None
+    parts = intervals.union(span.interval for span in new)
+    for step in range(ROUNDS):
+        before = len(found)
+        for start_us, end_us in parts:
+            for span, counts in await spans_between(connection, camera_id, start_us, end_us):
+                found[span.id] = span, counts
+        if len(found) == before:
+            break
+        if step == ROUNDS // 2 - 1:
+            near = frozenset(found)
+        parts = intervals.union([*parts, *(span.interval for span, _ in found.values())])
+    return Around(found, frozenset(found) if near is None else near)
 
 
 async def counted(
     connection: AsyncConnection, new: Sequence[Span]
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """The effective intervals of new rows, and of the rows they overlap."""
+    """The effective intervals of new rows, and those that change of the rows around them."""
     ids = {span.id for span in new}
-    pool = {span.id: span for span in [*await neighbours(connection, new), *new]}
     fresh: dict[str, Interval] = {}
     changed: dict[str, Interval] = {}
     for camera_id in sorted({span.camera_id for span in new}):
-        for cluster in clusters(span for span in pool.values() if span.camera_id == camera_id):
-            if len(cluster) > 1:
-                cluster = await _with_neighbours(connection, cluster)
-            touched = [span for span in cluster if span.id in ids]
+        own = [span for span in new if span.camera_id == camera_id]
+        known = await around(connection, camera_id, own)
+        for cluster in clusters([*own, *(span for span, _ in known.rows.values())]):
             for key, interval in effective(cluster).items():
                 if key in ids:
                     fresh[key] = interval
-                elif key in pool and any(
-                    intervals.overlaps(pool[key].interval, span.interval) for span in touched
-                ):
+                elif key in known.near and known.rows[key][1] != interval:
                     changed[key] = interval
     return fresh, changed
-
-
-async def _with_neighbours(connection: AsyncConnection, cluster: list[Span]) -> list[Span]:
-    """The cluster with what overlaps its members in turn, as far as `ROUNDS` steps away."""
-    known = {span.id: span for span in cluster}
-    for _ in range(ROUNDS):
-        start = min(span.start_us for span in known.values())
-        end = max(span.end_us for span in known.values())
-        before = len(known)
-        for span in await spans_between(connection, cluster[0].camera_id, start, end):
-            known.setdefault(span.id, span)
-        if len(known) == before:
-            break
-    return list(known.values())
 
 
 async def insert_segments(

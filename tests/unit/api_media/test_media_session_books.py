@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from services.api.media_sessions import (
     MAX_INTERVALS,
+    OTHERS_US,
     Asked,
     MediaSession,
     MediaSessions,
