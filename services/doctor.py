@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import platform as machine
@@ -12,11 +13,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from services.statelock import StateLock
+from shared.clock import SECOND_US, SystemClock
 from shared.errors import LamppostError
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from shared.blobs.s3_probe import Capabilities
 
 Verdict = Literal["ok", "warning", "wrong"]
 MIN_OPEN_FILES = 4_096
@@ -41,6 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("ffmpeg libraries", media),
         ("sqlite", database),
         ("state folder", state_folder),
+        ("object store", object_store),
         ("disk", disk),
         ("memory", memory),
         ("open files", open_files),
@@ -131,6 +137,38 @@ def _filesystem(folder: Path) -> str:
         if inside and len(mount) >= len(best):
             best, kind = mount, found
     return kind
+
+
+def object_store(settings: Settings) -> Finding:
+    """What an S3 store was found to be able to do, and how far its clock is off."""
+    what = "object store"
+    if settings.stores.blobs != "s3":
+        return Finding(what, "ok", f"files in {settings.path(settings.stores.blobs_dir)}")
+    try:
+        found, apart_s = asyncio.run(_probed(settings))
+    except LamppostError as error:
+        return Finding(what, "wrong", error.message, error.fix)
+    lacks = f"; lacks {', '.join(found.lacks)}" if found.lacks else ""
+    detail = f"{found.server or 'S3'}{lacks}; lifecycle: {found.lifecycle}"
+    if settings.s3.vault_bucket and found.vault != "ready":
+        fix = "Use a store with object lock, or leave s3.vault_bucket empty."
+        return Finding(what, "wrong", f"{detail}; no evidence vault: {found.vault}", fix)
+    if abs(apart_s) > settings.retention.max_clock_error_s:
+        fix = "Synchronise both clocks: deletion waits until they agree."
+        return Finding(what, "wrong", f"{detail}; its clock is {apart_s:+.0f} s off", fix)
+    return Finding(what, "ok", detail)
+
+
+async def _probed(settings: Settings) -> tuple[Capabilities, float]:
+    from shared.blobs.s3 import S3Blobs
+
+    here = SystemClock()
+    blobs = S3Blobs(settings, here)
+    try:
+        found = await blobs.ready()
+        return found, (await blobs.time_us() - here.now_us()) / SECOND_US
+    finally:
+        await blobs.close()
 
 
 def disk(settings: Settings) -> Finding:

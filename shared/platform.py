@@ -42,13 +42,14 @@ async def open_platform(
     settings: Settings, clock: Clock | None = None, *, database: bool = True
 ) -> Platform:
     """Open the adapters that the settings name. Does not migrate. `database=False` is for a process
-    that never uses one, such as a recorder: its first use there is INTERNAL."""
+    that never uses one, such as a recorder: its first use there is INTERNAL, and an object store is
+    not looked at before its first use."""
     clock = clock or SystemClock()
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _internal_key(settings)
     opened = _database(settings, clock) if database else NoDatabase()
     try:
-        blobs = await _blobs(settings, clock)
+        blobs = await _blobs(settings, clock, probe=database)
         try:
             bus = await _bus(settings, clock)
         except BaseException:
@@ -79,11 +80,11 @@ async def _bus(settings: Settings, clock: Clock) -> Bus:
     )
 
 
-async def _blobs(settings: Settings, clock: Clock) -> Blobs:
+async def _blobs(settings: Settings, clock: Clock, *, probe: bool) -> Blobs:
     if settings.stores.blobs == "s3":
         from shared.blobs.s3 import open_blobs
 
-        return await open_blobs(settings, clock)
+        return await open_blobs(settings, clock, probe=probe)
     from shared.blobs.files import FileBlobs
 
     return FileBlobs(settings.path(settings.stores.blobs_dir), clock=clock)

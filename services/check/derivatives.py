@@ -26,7 +26,7 @@ async def beside(context: Context, row: RowMapping, found: BlobInfo | None) -> N
     if found is None and row["boxes_sha256"] is None:
         return
     if found is not None and row["boxes_sha256"] is not None:
-        _pair(context, row, found)
+        await _pair(context, row, found)
         return
     now = await queries.segment(context.platform.database, row["id"])
     if now is None or now["state"] == "purging" or now["analysed_us"] is None:
@@ -42,13 +42,21 @@ async def beside(context: Context, row: RowMapping, found: BlobInfo | None) -> N
                 2, "There is a boxes object that its row does not name.", _AGAIN, **_where(row)
             )
     elif there is not None:
-        _pair(context, now, there)
+        await _pair(context, now, there)
 
 
-def _pair(context: Context, row: RowMapping, found: BlobInfo) -> None:
+async def is_tagged_held(context: Context, found: BlobInfo) -> bool:
+    """Looked at again where it seems not to be: a listing may come without tags."""
+    if found.tags.get("lamppost") == "held":
+        return True
+    now = await context.platform.blobs.stat(found.key)
+    return now is not None and now.tags.get("lamppost") == "held"
+
+
+async def _pair(context: Context, row: RowMapping, found: BlobInfo) -> None:
     facts = facts_of(row)
     kept, _ = retention.protection(facts, context.holds_of(facts), context.now_us)
-    if kept is Protection.HELD and found.tags.get("lamppost") != "held":
+    if kept is Protection.HELD and not await is_tagged_held(context, found):
         context.notes.add(
             3, "A hold covers it, but its boxes are not tagged held.",
             "Renew the hold: that tags what it covers.", **_where(row),

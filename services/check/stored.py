@@ -53,7 +53,7 @@ async def rows_and_bytes(context: Context) -> None:
             _count(context, found)
             if found.key == row["key"]:
                 await _row(context, row)
-                _pair(context, row, found)
+                await _pair(context, row, found)
                 await derivatives.beside(context, row, _of(row, boxes))
                 if context.depth == "hash":
                     await _room(hashing)
@@ -152,11 +152,11 @@ async def _overdue(context: Context, row: RowMapping, where: dict[str, str]) -> 
 # A row and its object
 
 
-def _pair(context: Context, row: RowMapping, found: BlobInfo) -> None:
+async def _pair(context: Context, row: RowMapping, found: BlobInfo) -> None:
     where = {"camera": row["camera_id"], "segment": row["id"], "key": row["key"]}
     facts = facts_of(row)
     kept, _ = retention.protection(facts, context.holds_of(facts), context.now_us)
-    if kept is Protection.HELD and found.tags.get("lamppost") != "held":
+    if kept is Protection.HELD and not await derivatives.is_tagged_held(context, found):
         context.notes.add(
             3,
             "A hold covers it, but the object is not tagged held: the store's own lifecycle "
