@@ -10,7 +10,6 @@ docs/decisions/0011-what-kafka-promises.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -354,21 +353,31 @@ def _translated(failure: BaseException) -> LamppostError:
     return away(failure)
 
 
+class _Lenient(set[Any]):
+    """Batches of a producer that ends: each leaves once, or twice, in whatever order."""
+
+    def remove(self, batch: Any) -> None:
+        self.discard(batch)
+
+
 async def _end(producer: AIOKafkaProducer) -> None:
     """Stop it without waiting for brokers that are away: what it still holds fails.
 
-    aiokafka would send it all first, for as long as that takes. So its batches are failed (those
-    that wait for another attempt belong among the pending ones, or their end is an error in a
-    callback), its connections closed, and whoever waits for metadata let go.
+    aiokafka would send it all first, for as long as that takes. So its batches are failed, its
+    connections closed, and whoever waits for metadata let go.
     """
     accumulator, client = producer._message_accumulator, producer.client
-    accumulator._pending_batches.update(
-        batch for queue in accumulator._batches.values() for batch in queue if batch.retry_count
-    )
+    queued = [batch for queue in accumulator._batches.values() for batch in queue]
+    accumulator._pending_batches = held = _Lenient([*accumulator._pending_batches, *queued])
     accumulator.fail_all(errors.ProducerClosed())
-    with contextlib.suppress(*AWAY):
+    for future in [f for batch in held for f in (batch.future, batch._drain_waiter)]:
+        if future.done() and not future.cancelled():
+            future.exception()  # Looked at here: nobody else may be left to do so.
+    try:
         async with asyncio.timeout(STOP_S):
             await client.close()
             client._md_update_fut = asyncio.get_running_loop().create_future()
             client._md_update_fut.set_result(False)
             await producer.stop()
+    except (*AWAY, AssertionError, KeyError) as error:
+        log.get("bus.producer").warning("a producer did not end in order", cause=repr(error))

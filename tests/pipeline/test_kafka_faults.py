@@ -4,6 +4,7 @@ doubled, nobody is kept waiting, and what stays is not disturbed."""
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.support.wait import until
 pytestmark = pytest.mark.servers
 KEYS = [f"cam-{n}" for n in range(8)]
 clock = SystemClock()
+ENDED = (Kind.CLOSED, Kind.UNAVAILABLE)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,26 @@ async def test_an_outage_keeps_no_caller_waiting(broker: Kafka, harness: KafkaHa
     log = by_key(await drain(await bus.consumer(["sightings"])))
     # The round that failed twice is there once; round 0 was published twice, by us.
     assert all(sorted(numbers) == [0, 0, 1] for numbers in log.values())
+
+
+async def test_a_bus_closes_in_an_outage_at_once_and_in_silence(
+    broker: Kafka, harness: KafkaHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = await harness.open()
+    await bus.consumer(["sightings"], group="g", member="one")
+    await bus.publish([*numbered(0), Message("frames", "cam-0", b"")])
+    broker.kill()
+    doomed = [asyncio.create_task(bus.publish(numbered(n))) for n in range(1, 4)]
+    await bus.publish([Message("frames", key, bytes(1000)) for key in KEYS])
+    await clock.sleep(1)
+    begun_us = clock.monotonic_us()
+    await bus.close()
+    assert clock.monotonic_us() - begun_us < 20 * SECOND_US
+    for outcome in await asyncio.gather(*doomed, return_exceptions=True):
+        assert isinstance(outcome, LamppostError) and outcome.kind in ENDED
+    gc.collect()
+    await clock.sleep(0.5)
+    assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []
 
 
 async def test_frames_are_dropped_and_counted_and_never_wait(

@@ -355,6 +355,7 @@ def _bounds(brokers: int) -> dict[str, str]:
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
         "auto.create.topics.enable": "false",
+        "log.retention.check.interval.ms": "30000",
         "num.network.threads": "2",
         "num.io.threads": "4",
     }
