@@ -322,6 +322,8 @@ async def test_a_wrong_password_is_named_and_not_told(server: Postgres, tmp_path
 
 
 async def test_tls_off_on_and_verified(server: Postgres, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
     authority, other = make_certificates(tmp_path / "one"), make_certificates(tmp_path / "two")[0]
 
     def serve() -> None:
