@@ -64,8 +64,8 @@ def probe(client: Client, settings: S3, backstop_days: int) -> Capabilities:
             raise LamppostError(
                 Kind.UNSUPPORTED,
                 f"The bucket {settings.bucket} cannot keep recordings: {'; '.join(found.refused)}.",
-                fix="Use an unversioned bucket without object lock on a store that docs/guide "
-                "names, or correct the bucket.",
+                fix="Use an unversioned bucket without object lock on a store that "
+                "docs/guide/scale.md names, or correct the bucket.",
             )
         found.lifecycle = _backstop(client, settings, found.server, backstop_days)
         if settings.vault_bucket:
