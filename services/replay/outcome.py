@@ -49,7 +49,7 @@ def report(replay: Replay) -> Report:
         start_us=replay.start_us,
         end_us=replay.end_us,
         scenario=replay.options.scenario_name,
-        sent=_sent(replay, counts, seconds, sum(fate.served_s for fate in fates)),
+        sent=_sent(replay, counts, sum(fate.served_s for fate in fates)),
         services=[_service(name, cost, seconds, cameras) for name, cost in sorted(costs.items())],
         cameras=fates,
         notes=list(replay.notes),
@@ -62,8 +62,9 @@ def report(replay: Replay) -> Report:
     return made
 
 
-def _sent(replay: Replay, counts: dict[str, Count], seconds: float, served_s: float) -> Sent:
+def _sent(replay: Replay, counts: dict[str, Count], served_s: float) -> Sent:
     words = replay.fleet.words
+    seconds = (replay.sent_until_us - replay.start_us) / SECOND_US
     ended: dict[str, int] = {}
     for count in counts.values():
         for why, number in count.ended.items():

@@ -30,7 +30,9 @@ PROGRESS_S = 1.0
 LOOK_S = 1.0
 PROCESSES_S = 2.0
 RETRY_S = 1.0
-DISABLE_S = 30.0
+DISABLE_S = 180.0
+DISABLE_AT_ONCE = 4
+SHOWN = 5
 MAX_LOOKS = 100_000
 T = TypeVar("T")
 
@@ -43,6 +45,8 @@ class Replay:
         self.fleet = Fleet(options.task, options.processes, clock)
         self.start_us = 0
         self.end_us = 0
+        """When cameras began to be disabled; what follows is the end's own."""
+        self.sent_until_us = 0
         self.names = [camera_name(number) for number in range(options.task.cameras)]
         self.registered: dict[str, int] = {}
         """When, by camera."""
@@ -162,17 +166,17 @@ class Replay:
         host = host or self.options.task.host
         return f"[{host}]" if ":" in host else host
 
-    async def _until_done(self, stop: Stop, work: Callable[[str], None], name: str) -> None:
-        """Do it, again and again while the api is away."""
+    async def _until_done(self, stop: Stop, work: Callable[[str], None], name: str) -> bool:
+        """Do it, again and again while the api is away; false when the stop came first."""
         while True:
             try:
                 await asyncio.to_thread(work, name)
-                return
+                return True
             except LamppostError as error:
                 if not error.retryable:
                     raise
             if await stop.sleep(self.clock, RETRY_S):
-                return
+                return False
 
     async def _look_at_ledgers(self, stop: Stop) -> None:
         """One camera after the other: how new is what can be searched?"""
@@ -214,27 +218,32 @@ class Replay:
         if self.sightings is not None:
             self.sightings.stop()
         await self.fleet.stop()
+        self.sent_until_us = self.clock.now_us()
         if self.archive is not None and self._failure is None:
             board.update(self.now("waiting for what was recorded"))
             await self._settle()
 
     async def _disable_all(self) -> None:
-        assert self.archive is not None
-        stop = Stop()
-        deadline_us = self.clock.monotonic_us() + round(DISABLE_S * SECOND_US)
-        for name in self.registered:
-            self.disabled[name] = self.clock.now_us()
-            try:
-                async with asyncio.timeout_at(self._loop_deadline(deadline_us)):
-                    await self._until_done(stop, self._disable, name)
-            except (LamppostError, TimeoutError) as error:
-                self.notes.append(
-                    f"{self.camera_id(name)} was not disabled: {error or 'the api is away'}."
-                )
+        """All of them, a few at a time; for as long as an api that struggles may need."""
+        left = list(self.registered)
+        waiting, reasons = iter(tuple(left)), set[str]()
 
-    def _loop_deadline(self, deadline_us: int) -> float:
-        left_s = (deadline_us - self.clock.monotonic_us()) / SECOND_US
-        return asyncio.get_running_loop().time() + max(0.0, left_s)
+        async def some() -> None:
+            for name in waiting:
+                self.disabled[name] = self.clock.now_us()
+                try:
+                    if await self._until_done(self.hurry, self._disable, name):
+                        left.remove(name)
+                except LamppostError as error:
+                    reasons.add(str(error))
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISABLE_S):
+                await asyncio.gather(*(some() for _ in range(DISABLE_AT_ONCE)))
+        self.notes += sorted(reasons)
+        if left:
+            ids = ", ".join(self.camera_id(name) for name in left[:SHOWN])
+            self.notes.append(f"{len(left)} cameras were not disabled, do it by hand: {ids} …")
 
     def _disable(self, name: str) -> None:
         assert self.archive is not None

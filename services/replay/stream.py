@@ -194,6 +194,10 @@ class Stream:
         if not session.started and not picture.key:
             return
         transport = session.transport
+        if transport.is_closing():
+            # Broken, and the loop has not told its connection yet.
+            self.leave(session, "client")
+            return
         if transport.get_write_buffer_size() > MAX_WAITING_BYTES:
             self.leave(session, "slow")
             transport.abort()

@@ -40,6 +40,9 @@ class Reader(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
     def abort(self) -> None:
         self.ended = "abort"
 
@@ -152,6 +155,14 @@ def test_a_reader_that_takes_nothing_is_dropped_within_its_bound(scene: Scene) -
     assert reader.ended == "abort" and reader.waiting <= MAX_WAITING_BYTES + 100_000
     assert scene.stream.count.ended == {"slow": 1} and scene.stream.count.playing == 1
     assert len(other.read()[0]) == pytest.approx(50, abs=1)
+
+
+def test_nothing_is_written_to_a_broken_connection(scene: Scene) -> None:
+    reader, _ = scene.join()
+    scene.let(1.0)
+    reader.ended, size = "broken", len(reader.data)
+    scene.let(1.0)
+    assert len(reader.data) == size and scene.stream.count.ended == {"client": 1}
 
 
 def test_silence_is_no_picture_and_then_a_key_picture(scene: Scene) -> None:
