@@ -45,34 +45,42 @@ def _announce(found: socket.socket | None) -> None:
         call.uses(found)
 
 
-class _Plain(HTTPConnection):
-    """A connection that tells its call which socket it uses."""
+def _pools(timeout_s: float) -> dict[str, type[HTTPConnectionPool]]:
+    """Pools whose connections tell their call which socket they use, and wait `timeout_s` for the
+    store to take a block too: of itself urllib3 sends under the shorter time-out of connecting."""
 
-    def connect(self) -> None:
-        super().connect()
-        _announce(self.sock)
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            _begin(self.sock)
 
-    def request(self, *args: Any, **options: Any) -> None:
-        _announce(self.sock)
-        super().request(*args, **options)
+        def request(self, *args: Any, **options: Any) -> None:
+            self.timeout = timeout_s if self.sock is not None else self.timeout
+            _announce(self.sock)
+            super().request(*args, **options)
 
+    class Secure(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            _begin(self.sock)
 
-class _Secure(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _announce(self.sock)
+        def request(self, *args: Any, **options: Any) -> None:
+            self.timeout = timeout_s if self.sock is not None else self.timeout
+            _announce(self.sock)
+            super().request(*args, **options)
 
-    def request(self, *args: Any, **options: Any) -> None:
-        _announce(self.sock)
-        super().request(*args, **options)
+    def _begin(found: socket.socket | None) -> None:
+        _announce(found)
+        if found is not None:
+            found.settimeout(timeout_s)
 
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls = _Plain
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
 
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _Secure
+    return {"http": PlainPool, "https": SecurePool}
 
 
 class Answer(NamedTuple):
@@ -111,7 +119,7 @@ class Client:
             blocksize=BLOCK_BYTES,
             **_trust(url, ca_file),
         )
-        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        self._pool.pool_classes_by_scheme = _pools(timeout_s)
         self.minio = Minio(
             url.netloc,
             access,

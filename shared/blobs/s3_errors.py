@@ -49,7 +49,8 @@ MISMATCH = frozenset(
         "IncompleteBody",
     }
 )
-NO_SUCH_OBJECT = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchTagSet"})
+NO_SUCH_OBJECT = frozenset({"NoSuchKey", "NoSuchObject"})
+NO_TAGS = "NoSuchTagSet"
 SKEW = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 MAX_BODY = 64 * 1024
 

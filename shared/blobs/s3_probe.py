@@ -35,6 +35,7 @@ SAFE_LIFECYCLE = ("Ceph Object Gateway", "AmazonS3")
 """Servers, as they name themselves, whose lifecycle was seen to leave retagged objects alone.
 SeaweedFS stamps an irreversible end into what is written while a rule stands."""
 ORDERED = ("a-1/x", "a/x", "a0/x")
+RGW_USED = "X-RGW-Bytes-Used"
 _DATA = b"lamppost probe"
 _WRONG = hashlib.sha256(b"something else").hexdigest()
 
@@ -154,8 +155,10 @@ class _Bulk:
         return answer.status
 
     def _versions(self) -> None:
-        answer = self._client.request("HEAD", self._bucket)
-        self._found.server = answer.headers.get("Server", "")
+        headers = self._client.request("HEAD", self._bucket).headers
+        # Ceph's gateway does not give its name, but says what nobody else does.
+        unnamed = "Ceph Object Gateway" if RGW_USED in headers else ""
+        self._found.server = headers.get("Server", unnamed)
         status = self._client.minio.get_bucket_versioning(self._bucket).status
         self._need("it keeps versions, so that a delete does not delete", status in (None, "Off"))
 

@@ -21,15 +21,14 @@ from shared import civil
 from shared.blobs import BlobInfo
 from shared.blobs.disk import byte_range
 from shared.blobs.s3_client import BLOCK_BYTES, Client
-from shared.blobs.s3_errors import NO_SUCH_OBJECT, Refused, refusal, translated
-from shared.blobs.s3_probe import Capabilities
+from shared.blobs.s3_errors import NO_SUCH_OBJECT, NO_TAGS, Refused, refusal, translated
+from shared.blobs.s3_probe import RGW_USED, Capabilities
 from shared.blobs.s3_put import SHA256, STORED_AT, Exists, Upload, put
 from shared.blobs.s3_room import Room
 from shared.errors import Kind, LamppostError
 
 PAGE = 1_000
 HALF_SECOND_US = 500_000
-USED_HEADER = "X-RGW-Bytes-Used"
 
 
 class Piece(NamedTuple):
@@ -154,15 +153,13 @@ class Store:
         bucket."""
         with translated(key):
             try:
-                answer = self.client.request("GET", self.bucket, key, query={"tagging": ""})
+                tags = self._tags(key)
                 headers = self.client.request("HEAD", self.bucket, key).headers
             except Refused as error:
                 # A HEAD without a code: it was deleted in between.
                 if error.code in NO_SUCH_OBJECT or (error.status == 404 and not error.code):
                     return None
                 raise
-            # Of an object without tags Ceph answers nothing at all.
-            tags = dict(unmarshal(Tagging, answer.body.decode()).tags or {}) if answer.body else {}
         return BlobInfo(
             key,
             int(headers.get("Content-Length", 0)),
@@ -170,6 +167,16 @@ class Store:
             tags,
             _stored_at_us(headers),
         )
+
+    def _tags(self, key: str) -> dict[str, str]:
+        try:
+            body = self.client.request("GET", self.bucket, key, query={"tagging": ""}).body
+        except Refused as error:
+            if error.code == NO_TAGS:
+                return {}
+            raise
+        # Of an object without tags Ceph answers nothing at all.
+        return dict(unmarshal(Tagging, body.decode()).tags or {}) if body else {}
 
     def fetch(self, key: str, offset: int, length: int | None, etag: str = "") -> Piece:
         """A range, cut at the object's end. `etag`: only of the object that had it."""
@@ -305,7 +312,7 @@ class Store:
         self.room.begin()
         with translated():
             headers = self.client.request("HEAD", self.bucket).headers
-        used = headers.get(USED_HEADER, "")
+        used = headers.get(RGW_USED, "")
         if used.isdecimal():
             self.room.counted(int(used))
             return

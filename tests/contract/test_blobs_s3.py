@@ -216,6 +216,7 @@ async def test_a_store_that_is_away_at_start_is_joined_when_it_is_back(
         assert await kind_of(put(blobs, key_of(1), b"x")) is Kind.UNAVAILABLE
         assert await kind_of(blobs.stat(key_of(1))) is Kind.UNAVAILABLE
         door.heal()
+        await works_again(blobs)
         await put(blobs, key_of(1), b"x")
         assert await blobs.read(key_of(1)) == b"x"
 
