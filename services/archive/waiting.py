@@ -71,6 +71,8 @@ class WaitingKeeper:
                 # Another member may have written since what this one wrote last.
                 self._assigned = self._consumer.assignment
                 self._written.clear()
+                # Of what is another's now, the other commits; to write its words harms nobody.
+                self._read = {at: r for at, r in self._read.items() if at in self._assigned}
             self._take(records)
             if self._platform.clock.monotonic_us() - self._written_us >= WRITE_US:
                 await self.write()
