@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from shared.clock import Clock, SimulatedClock
 from shared.db import Database, tables
 from shared.db.sqlite import SqliteDatabase
-from shared.settings import Settings, load
+from shared.settings import load
 from tests.support.servers.postgres import Postgres
 
 POSTGRES = os.environ.get("TEST_DATABASE", "sqlite") == "postgresql"
@@ -65,24 +65,22 @@ def _ready(path: Path) -> str:
     return name
 
 
-def sections(path: Path) -> dict[str, Any]:
-    """The sections of settings that name the path's database, for what opens a whole platform."""
-    if not POSTGRES:
-        return {}
-    found = load(server().environment(_ready(path)), {})
-    return {
-        "stores": {"database": "postgresql"},
-        "postgres": found.postgres.model_dump(mode="json") | {"days_back": 0, "pool_size": 4},
-    }
-
-
 def opened(path: Path, clock: Clock, *, durable: bool = False) -> Database:
     """The path's database, which `migrated` made."""
     if not POSTGRES:
         return SqliteDatabase(path, clock=clock, durable=durable)
-    from shared.db.postgres import open_database
+    from shared.db.postgres import PostgresDatabase
 
-    return open_database(Settings.model_validate(sections(path)), clock)
+    class Simulated(PostgresDatabase):
+        """Its clock is the test's, as SQLite's is; a server has the machine's."""
+
+        async def now_us(self) -> int:
+            await super().now_us()
+            return clock.now_us()
+
+    found = load(server().environment(_ready(path)), {}).postgres
+    options = found.model_copy(update={"days_back": 0, "pool_size": 4})
+    return Simulated(options, clock=clock, password_file=server().password_file)
 
 
 async def migrated(path: Path) -> None:

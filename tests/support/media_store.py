@@ -3,6 +3,7 @@ as the archive does it, and an api over it. Time is simulated."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -354,11 +355,12 @@ async def rig(
     """A migrated store, one camera, one person with every right to see it."""
     path = (settings.state_dir if settings else folder) / "lamppost.db"
     settings = settings or load({}, {"state_dir": str(folder)})
-    if databases.POSTGRES:
-        settings = Settings.model_validate(settings.model_dump() | databases.sections(path))
     clock = SimulatedClock(now_us)
     await databases.migrated(path)
     platform = await open_platform(settings, clock)
+    if databases.POSTGRES:
+        await platform.database.close()
+        platform = dataclasses.replace(platform, database=databases.opened(path, clock))
     camera = Camera(id=CAMERA, name="Argyle", source=Source("rtsp://camera.test/1"))
     async with platform.database.write() as connection:
         await connection.execute(sa.insert(tables.camera).values(rows.camera_row(camera, now_us)))
