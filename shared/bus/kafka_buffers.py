@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable
 
+from aiokafka import ConsumerRecord
+
 from shared.bus import Partition, Record
 
 
@@ -59,3 +61,15 @@ class Buffers:
                     size += len(found[-1].value)
                     count += 1
         return found
+
+
+def record_of(place: Partition, found: ConsumerRecord[bytes, bytes]) -> Record:
+    """A record as it is known here. What another program wrote may have no key, or no value."""
+    return Record(
+        *place,
+        found.offset,
+        (found.key or b"").decode("utf-8", "replace"),
+        found.value or b"",
+        found.headers,
+        found.timestamp * 1000,
+    )

@@ -13,12 +13,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient
 
 from shared import log
 from shared.bus import Partition, Record, Start
-from shared.bus.kafka_buffers import Buffers
+from shared.bus.kafka_buffers import Buffers, record_of
 from shared.bus.kafka_group import GroupMember
 from shared.bus.kafka_wire import AWAY, EARLIEST, LATEST, Wire, away, list_offsets
 from shared.clock import SECOND_US, Clock
@@ -72,15 +72,8 @@ class KafkaConsumer:
         self._log = log.get("bus.consumer")
         client_id = member[1] if member else "lamppost-reader"
         self._client = AIOKafkaClient(**wire.client_arguments(client_id))
-        self._fetch = AIOKafkaConsumer(
-            **wire.client_arguments(client_id),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            fetch_max_bytes=FETCH_BYTES,
-            max_partition_fetch_bytes=PARTITION_BYTES,
-            check_crcs=check_crcs,
-        )
+        self._check_crcs = check_crcs
+        self._fetch = self._fetcher()
         self._member: GroupMember | None = None
         if member is not None:
             self._member = GroupMember(
@@ -108,7 +101,7 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(self._wire.request_timeout_s):
                 await self._client.bootstrap()
-                await self._fetch.start()
+                await self._start_fetching()
         except AWAY as error:
             raise away(error) from error
         member = self._member
@@ -251,15 +244,44 @@ class KafkaConsumer:
         positions = {place: at for place, at in self._positions.items() if place in mine} | fresh
         self._buffers.keep(mine)
         self._committed = {p: at for p, at in self._committed.items() if p in mine}
-        if mine:
-            self._fetch.assign([self._at(place) for place in sorted(mine)])
-            for place, offset in positions.items():
-                self._fetch.seek(self._at(place), self._buffers.following(place, offset))
-        elif self._assignment:
+        if self._assignment and not mine:
             self._fetch.unsubscribe()
         self._positions, self._assignment = positions, mine
+        self._fetch_on()
         if self._member is not None and not mine:
             self._member.shown = frozenset()
+
+    def _fetch_on(self) -> None:
+        """Fetch what is assigned, from where it was read to."""
+        if self._assignment:
+            self._fetch.assign([self._at(place) for place in sorted(self._assignment)])
+        for place, offset in self._positions.items():
+            self._fetch.seek(self._at(place), self._buffers.following(place, offset))
+
+    def _fetcher(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **self._wire.client_arguments("lamppost-fetch"),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=PARTITION_BYTES,
+            check_crcs=self._check_crcs,
+        )
+
+    async def _start_fetching(self) -> None:
+        await self._fetch.start()
+        # What waits in our buffers keeps no other partition from being fetched.
+        self._fetch._fetcher._prefetch_backoff = 0.005
+
+    async def _revive(self) -> None:
+        """aiokafka's fetching task has ended by an error: nothing would ever come again."""
+        self._log.error("fetching begins anew", assigned=len(self._assignment))
+        broken, self._fetch = self._fetch, self._fetcher()
+        await self._start_fetching()
+        self._fetch_on()
+        with contextlib.suppress(*AWAY):
+            await broken.stop()
 
     async def _starts(self, fresh: frozenset[Partition]) -> dict[Partition, int]:
         if not fresh:
@@ -302,6 +324,8 @@ class KafkaConsumer:
         if not empty:
             return
         try:
+            if self._fetch._fetcher.error_future.done():
+                await self._revive()
             found = await self._fetch.getmany(*empty, timeout_ms=round(wait_s * 1000))
         except AWAY as error:
             raise away(error) from error
@@ -314,7 +338,7 @@ class KafkaConsumer:
                 continue
             self._heard_us = self._clock.monotonic_us()
             self._buffers.put(
-                place, (_record(place, one) for one in records if one.offset >= position)
+                place, (record_of(place, one) for one in records if one.offset >= position)
             )
 
     async def _look(self) -> bool:
@@ -369,14 +393,3 @@ class KafkaConsumer:
     def _check_open(self) -> None:
         if self._closed:
             raise LamppostError(Kind.CLOSED, "The consumer is closed.")
-
-
-def _record(place: Partition, found: ConsumerRecord[bytes, bytes]) -> Record:
-    return Record(
-        *place,
-        found.offset,
-        (found.key or b"").decode("utf-8", "replace"),
-        found.value or b"",
-        found.headers,
-        found.timestamp * 1000,
-    )

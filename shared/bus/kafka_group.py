@@ -29,7 +29,7 @@ from aiokafka.protocol.group import (
 
 from shared import log
 from shared.bus import Partition, kafka_plan, kafka_words
-from shared.bus.kafka_wire import AWAY, Wire, away
+from shared.bus.kafka_wire import AWAY, Wire, away, hang_up
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 
@@ -364,10 +364,17 @@ class GroupMember:
             self._coordinator = await self._client.coordinator_lookup(
                 CoordinationType.GROUP, self._full_group
             )
+        node = self._coordinator
+        joins = group is ConnectionGroup.COORDINATION
+        limit_s = self._wire.request_timeout_s if joins else max(1.0, self._session_ms / 3000)
         try:
-            answer = await self._client.send(self._coordinator, request, group=group)
-        except AWAY:
+            async with asyncio.timeout(limit_s):
+                answer = await self._client.send(node, request, group=group)
+        except AWAY as error:
             self._coordinator = None
+            if isinstance(error, TimeoutError):
+                # A connection that is open at one end only: the next one is in time to be heard.
+                hang_up(self._client, node, group)
             raise
         self.heard_us = self._clock.monotonic_us()
         return answer

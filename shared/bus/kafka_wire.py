@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition, errors
-from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import CloseReason, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -157,6 +157,13 @@ async def list_offsets(
                     raise errors.for_code(code)(f"{name}-{partition}")
                 found[wire.own(name), partition] = offset
     return found
+
+
+def hang_up(client: AIOKafkaClient, node: int, group: ConnectionGroup) -> None:
+    """Close a connection that does not answer, so that the next request makes another."""
+    connection = client._conns.get((node, group))
+    if connection is not None:
+        connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
 
 async def cause(wire: Wire) -> str:

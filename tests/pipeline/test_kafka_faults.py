@@ -308,3 +308,14 @@ async def test_who_was_away_too_long_begins_where_the_group_is(harness: KafkaHar
     assert caught.value.kind is Kind.CONFLICT
     again.extend(await drain(two))
     assert sorted(by_key(again)) == sorted(by_key(found)) == sorted(KEYS)
+
+
+async def test_a_reader_whose_fetching_failed_reads_on(harness: KafkaHarness) -> None:
+    bus = await harness.open()
+    reader = await bus.consumer(["sightings"])
+    await bus.publish(numbered(0))
+    assert len(await drain(reader)) == len(KEYS)
+    # The library's task ends by itself only by a fault of its own.
+    reader._fetch._fetcher._fetch_task.cancel()  # type: ignore[attr-defined]
+    await bus.publish(numbered(1))
+    assert by_key(await drain(reader)) == {key: [1] for key in KEYS}
