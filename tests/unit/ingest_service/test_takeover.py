@@ -1,0 +1,134 @@
+"""Cameras that come from another recorder, and cameras that go to one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from services.ingest.media import StateChanged
+from shared.bus import Message
+from shared.clock import SECOND_US, SimulatedClock
+from shared.domain import GapReason, RecordingState
+from shared.messages import RecorderStatus, StatusChanged, encode
+from tests.support.fake_media import camera
+from tests.support.ingest_world import World, a_world
+from tests.support.wait import until
+
+
+async def hear(world: World, *events: StatusChanged | RecorderStatus) -> None:
+    """Something that another recorder said."""
+    await world.platform.bus.publish(
+        [
+            Message(
+                "camera-status",
+                event.camera_id if isinstance(event, StatusChanged) else event.recorder,
+                encode(event),
+            )
+            for event in events
+        ]
+    )
+
+
+def word(camera_id: str, at_us: int, state: str = "recording", epoch: int = 1) -> StatusChanged:
+    return StatusChanged(camera_id, RecordingState(state), at_us, at_us, "other", epoch)
+
+
+def alive(at_us: int, *, stopped: bool = False) -> RecorderStatus:
+    return RecorderStatus("other", at_us, 1, "", (), 0, 0, 0, stopped)
+
+
+async def test_an_epoch_is_higher_than_any_heard_of_the_cameras(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        ahead = clock.now_us() + 60 * SECOND_US
+        await hear(world, word("a", clock.now_us(), epoch=ahead), word("b", 1, epoch=1 << 60))
+        await world.configure(camera("a"))
+        await world.service.membership.run_once()
+        assert world.media.epochs["a"] == ahead + 1
+        await world.configure(camera("b"))
+        await world.service.membership.run_once()
+        assert ahead + 1 < world.media.epochs["b"] <= (1 << 53) + 1, "a wild one counts in bounds"
+        assert int((world.spool.dir / "epoch").read_text()) == world.media.epochs["b"]
+
+
+@pytest.mark.parametrize(
+    ("quiet_s", "state", "reason"),
+    [(60, "recording", ""), (1, "stopped", GapReason.RECORDER_STOPPED.value)],
+)
+async def test_the_account_begins_at_the_last_word_of_who_is_gone(
+    tmp_path: Path, quiet_s: int, state: str, reason: str
+) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        said_us = clock.now_us() - quiet_s * SECOND_US
+        await hear(world, word("a", said_us, state))
+        await world.configure(camera("a"), camera("b"))
+        await world.service.membership.run_once()
+        assert world.spool.accounted_until("a") == said_us
+        assert world.spool.stopped_because("a") == reason
+        assert world.spool.accounted_until("b") is None, "nobody ever spoke of it"
+
+
+async def test_a_camera_of_a_living_recorder_leaves_no_gap_behind(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock, status_interval_s=5) as world:
+        await hear(world, word("a", clock.now_us() - SECOND_US))
+        world.spool.set_accounted_until("old", 5, "moved")
+        await hear(world, word("old", clock.now_us() - SECOND_US))
+        await world.configure(camera("a"), camera("old"))
+        await world.service.membership.run_once()
+        assert world.spool.accounted_until("a") is None
+        # Who recorded it before begins where the other is, not where it left off itself.
+        assert world.spool.accounted_until("old") == clock.now_us() - SECOND_US
+        assert world.spool.stopped_because("old") == GapReason.MOVED.value
+
+
+async def test_cameras_are_kept_until_the_other_records_them(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    cameras = [camera("a"), camera("b"), camera("c", enabled=False)]
+    async with a_world(tmp_path, clock) as one, a_world(tmp_path, clock, "recorder-2") as two:
+        await one.configure(*cameras)
+        await one.service.membership.run_once()
+        await two.service.report()
+        await two.service._out.flush()
+        leaving = asyncio.create_task(one.service.membership.hand_over(30.0))
+        while len(two.media.cameras) < 3:
+            await two.service.membership.run_once()
+        await two.say(StateChanged("a", RecordingState.RECORDING, clock.now_us()))
+        await until(lambda: set(one.media.cameras) == {"b"})
+        await two.say(StateChanged("b", RecordingState.RECORDING, clock.now_us()))
+        await leaving
+        assert one.media.cameras == {}
+        removed = [call[1] for call in one.media.calls if call[0] == "remove"]
+        assert sorted(removed) == ["a moved", "b moved", "c moved"]
+
+
+@pytest.mark.parametrize("stopped", [None, True])
+async def test_without_another_recorder_nobody_is_waited_for(
+    tmp_path: Path, stopped: bool | None
+) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        if stopped:
+            await hear(world, alive(clock.now_us(), stopped=True))
+        await hear(world, alive(clock.now_us() - 3600 * SECOND_US))
+        await world.configure(camera("a"))
+        await world.service.membership.run_once()
+        await world.service.membership.hand_over(30.0)
+        assert set(world.media.cameras) == {"a"}, "the end files it"
+
+
+async def test_patience_ends_when_nobody_takes_over(tmp_path: Path) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        await hear(world, alive(clock.now_us()))
+        await world.configure(camera("a"))
+        await world.service.membership.run_once()
+        leaving = asyncio.create_task(world.service.membership.hand_over(3.0))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await clock.advance(4)
+        await leaving
+        assert set(world.media.cameras) == {"a"}
