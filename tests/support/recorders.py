@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.ingest import repair
@@ -21,6 +21,7 @@ from shared import intervals
 from shared.bus import Consumer, Message
 from shared.clock import SECOND_US, SystemClock
 from shared.domain import Camera, Gap, RecordingState, Segment
+from shared.errors import LamppostError
 from shared.intervals import Interval
 from shared.messages import (
     CameraChanged,
@@ -31,7 +32,7 @@ from shared.messages import (
     encode,
 )
 from shared.platform import Platform, open_platform
-from shared.settings import Settings
+from shared.settings import load
 from shared.spool import RecorderSpool, SpoolReader
 from tests.support.wait import until
 
@@ -43,12 +44,22 @@ SLOW_S = 60.0
 class Recorders:
     """See the module."""
 
-    def __init__(self, folder: Path, platform: Platform, heard: Consumer, *, shared: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        platform: Platform,
+        heard: Consumer,
+        *,
+        shared: bool,
+        environment: Mapping[str, str],
+    ) -> None:
         self._folder = folder
+        self._environment = environment
         self._platform = platform
         self._heard = heard
         self._shared = shared
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._since_us: dict[str, int] = {}
         self.words: list[StatusChanged] = []
         self.recorders: dict[str, RecorderStatus] = {}
 
@@ -57,6 +68,9 @@ class Recorders:
         return self._folder / ("volume" if self._shared else f"volume-{name}")
 
     def start(self, name: str, **settings: str) -> None:
+        """A new process of that name; what an earlier one said counts no more."""
+        self._since_us[name] = CLOCK.now_us()
+        self.words = [word for word in self.words if word.recorder != name]
         env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("LAMPPOST_")},
             "LAMPPOST_STATE_DIR": str(self._folder / "state"),
@@ -65,6 +79,7 @@ class Recorders:
             "LAMPPOST_SPOOL__MIN_FREE_RATIO": "0",
             "LAMPPOST_INGEST__FOOTAGE_DIRS": f'["{self._folder}"]',
             "LAMPPOST_INGEST__SEGMENT_S": "10",
+            **self._environment,
             **settings,
         }
         with (self._folder / f"{name}.log").open("ab") as said:
@@ -105,10 +120,17 @@ class Recorders:
         )
 
     async def hear(self) -> None:
-        for record in await self._heard.poll(timeout_s=0):
+        try:
+            records = await self._heard.poll(timeout_s=0)
+        except LamppostError as error:
+            if not error.retryable:
+                raise
+            return  # The broker is away.
+        for record in records:
             event: StatusEvent = decode(record.value, StatusEvent)  # type: ignore[arg-type]
             if isinstance(event, StatusChanged):
-                self.words.append(event)
+                if event.at_us >= self._since_us.get(event.recorder, 0):
+                    self.words.append(event)
             elif isinstance(event, RecorderStatus):
                 self.recorders[event.recorder] = event
 
@@ -189,15 +211,28 @@ def longest_s(holes: Sequence[Interval]) -> float:
 
 
 @asynccontextmanager
-async def recorders(folder: Path, *, shared: bool = False) -> AsyncIterator[Recorders]:
-    """No recorder yet, and a bus to hear them on; whatever is left running is killed."""
-    settings = Settings.model_validate({"state_dir": folder / "state"})
+async def recorders(
+    folder: Path, *, shared: bool = False, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Recorders]:
+    """No recorder yet, and a bus to hear them on, the embedded one unless `environment` names
+    another; whatever is left running is killed."""
+    joined = {"LAMPPOST_STATE_DIR": str(folder / "state"), **(environment or {})}
+    settings = load(joined)
     platform = await open_platform(settings, CLOCK, database=False)
+    heard: list[Consumer] = []
+
+    async def listens() -> bool:
+        with suppress(LamppostError):  # A broker that has just made its topics.
+            heard.append(await platform.bus.consumer(["camera-status"], start="latest"))
+        return bool(heard)
+
+    await until(listens, 30, "the bus can be heard", every_s=0.2)
     made = Recorders(
         folder,
         platform,
-        await platform.bus.consumer(["camera-status"], start="latest"),
+        heard[0],
         shared=shared,
+        environment=environment or {},
     )
     try:
         yield made
