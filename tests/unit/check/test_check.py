@@ -10,7 +10,6 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from shared.platform import Platform
 from shared.retention import Policy
 from shared.settings import Settings
 from shared.spool import RecorderSpool
-from tests.support import archiving, databases
+from tests.support import archiving, databases, sightings
 from tests.support.archiving import MINUTE_US, START_US, file_gap, file_segment, segment
 
 POLICY = Policy(1, 30, "civil_date", "Asia/Hong_Kong")
@@ -324,16 +323,14 @@ def test_4_bytes_that_no_row_names_past_their_expiry(world: World) -> None:
 
 
 def test_4_a_sighting_that_outlived_its_footage(world: World) -> None:
-    world.sql(
-        "INSERT INTO sighting (id, camera_id, start_us, end_us, recording_date, expires_at_us,"
-        " class_name, confidence, min_x, min_y, max_x, max_y, speed, ended, zones_version, data,"
-        " committed_at_us) VALUES ('s', 'cam', ?, ?, ?, ?, 'person', 1, 0, 0, 1, 1, 'still', 1, 0,"
-        " x'7b7d', 0)",
-        PURGED_US,
-        PURGED_US + 1,
-        date(2024, 4, 16).isoformat(),
-        NOW_US - 25 * HOUR_US,
-    )
+    made = sightings.sighting("s", "cam", PURGED_US)
+    row = sightings.row(made, now_us=NOW_US, expires_at_us=NOW_US - 25 * HOUR_US)
+
+    async def run() -> None:
+        async with at(world.settings, NOW_US) as platform:
+            await databases.insert(platform.database, tables.sighting, row)
+
+    asyncio.run(run())
     named(world.check("presence"), 4, "Sighting s")
 
 
@@ -490,7 +487,7 @@ def test_10_a_segment_that_ends_after_it_was_filed(world: World) -> None:
     "statement",
     [
         "CREATE TABLE face_template (id INTEGER)",
-        "ALTER TABLE sighting ADD COLUMN embedding BLOB",
+        "ALTER TABLE sighting ADD COLUMN embedding BYTEA",
         "ALTER TABLE sighting ADD COLUMN plate_text TEXT",
     ],
 )
