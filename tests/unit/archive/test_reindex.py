@@ -207,6 +207,7 @@ async def test_a_camera_that_never_was_is_named(world: World) -> None:
     assert caught.value.kind is Kind.NOT_FOUND
 
 
+@databases.only_sqlite
 def test_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
