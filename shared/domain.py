@@ -90,7 +90,7 @@ class Codec(StrEnum):
     H265 = "h265"
 
 
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Source(msgspec.Struct, frozen=True):
     """Where a camera's pictures come from.
 
     `url` is `rtsp://`, `rtsps://` or `file:///` below a configured folder, never with a password:
@@ -107,14 +107,14 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loop: bool = True
 
 
-class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mask(msgspec.Struct, frozen=True):
     """A static privacy mask: polygons in normalised coordinates, and who burns them in."""
 
     polygons: tuple[tuple[Point, ...], ...] = ()
     applied_by: Literal["camera", "lamppost"] = "camera"
 
 
-class Maintenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Maintenance(msgspec.Struct, frozen=True):
     """Planned maintenance; seconds not recorded inside it are a gap with that reason."""
 
     start_us: int
@@ -122,7 +122,7 @@ class Maintenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Camera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Camera(msgspec.Struct, frozen=True, kw_only=True):
     """A camera's configuration, without secrets: the value of topic `cameras`."""
 
     id: str
