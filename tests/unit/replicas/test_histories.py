@@ -22,7 +22,7 @@ from shared.settings import Settings
 from shared.spool import Filed
 from tests.support.archiving import START_US, all_rows, opened, segment, settings_in
 
-HISTORIES = int(os.environ.get("LAMPPOST_TEST_HISTORIES", "40"))
+HISTORIES = int(os.environ.get("REPLICA_HISTORIES", "40"))
 
 
 class Run(NamedTuple):
