@@ -10,7 +10,8 @@ detector come back after all, its next update opens it again. docs/architecture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import date
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ class _Best(msgspec.Struct, gc=False):
 class _Sighting(msgspec.Struct, gc=False):
     id: str
     camera_id: str
+    start_us: int
     end_us: int
     best: _Best
 
@@ -85,12 +87,19 @@ class Head(msgspec.Struct, tag="sighting.updated", tag_field="type", gc=False):
 
 
 class Heard(NamedTuple):
-    """A message by its head: how new it is, of what, when its picture was taken, and itself."""
+    """A message by its head: how new it is, of what, when its picture was taken, itself, and when
+    the sighting begins."""
 
     rank: Rank
     id: str
     taken_us: int
     record: Record
+    start_us: int
+
+    @classmethod
+    def of(cls, head: Head, record: Record) -> Heard:
+        one = head.sighting
+        return cls(head.rank, one.id, head.taken_us, record, one.start_us)
 
 
 class News(NamedTuple):
@@ -160,7 +169,8 @@ class SightingIndexer:
     async def write(self, records: Sequence[Record]) -> None:
         """The rows of one batch, in one transaction; without news in none."""
         heard = self._heads(records)
-        await self._look_up(heard)
+        near = days_near(one.start_us for one in heard if 0 <= one.start_us <= LATEST_US)
+        await self._look_up(heard, near)
         news = self._news(heard)
         if not news.updates and not news.pictures:
             return
@@ -188,7 +198,7 @@ class SightingIndexer:
             rows.sort(key=itemgetter(0))  # each page of the key's index is met once
             written = await queries.upsert_sightings(connection, rows)
             days = {row[0]: row[queries.DATE] for row in rows}
-            days |= await queries.days(connection, news.pictures.keys() - days.keys())
+            days |= await queries.days(connection, news.pictures.keys() - days.keys(), near)
             pictures = [(key, days[key], *one) for key, one in news.pictures.items() if key in days]
             await queries.upsert_thumbnails(connection, pictures)
         metrics.SIGHTINGS_INDEXED.inc(written)
@@ -196,7 +206,7 @@ class SightingIndexer:
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
 
-    async def _look_up(self, heard: Sequence[Heard]) -> None:
+    async def _look_up(self, heard: Sequence[Heard], near: Collection[date]) -> None:
         """How new the table's rows and pictures are, of those not remembered. What is remembered
         was committed, and a row never goes back, so that a repeated update costs no look at all."""
         known, shown = self._known, self._shown
@@ -205,12 +215,12 @@ class SightingIndexer:
                 memory.clear()
         unknown = {
             key
-            for _, key, taken_us, _ in heard
+            for _, key, taken_us, _, _ in heard
             if key not in known or (taken_us != NO_PICTURE and key not in shown)
         }
         if unknown:
             async with self._platform.database.read() as connection:
-                stored = await queries.stored(connection, unknown)
+                stored = await queries.stored(connection, unknown, near)
             for key, rank, taken in stored:
                 known[key] = rank
                 if taken is not None:
@@ -221,7 +231,7 @@ class SightingIndexer:
         for record in records:
             try:
                 head = decode(record.value, Head)
-                found.append(Heard(head.rank, head.sighting.id, head.taken_us, record))
+                found.append(Heard.of(head, record))
             except LamppostError as error:
                 self._set_aside(record, error)
         return found
@@ -238,7 +248,7 @@ class SightingIndexer:
             if one[0] > known.get(one[1], NEVER) or one[2] > shown.get(one[1], NO_PICTURE)
         ]
         fresh.sort(key=itemgetter(0), reverse=True)
-        for rank, key, taken_us, record in fresh:
+        for rank, key, taken_us, record, _ in fresh:
             news = key not in updates and rank > known.get(key, NEVER)
             picture = taken_us > shown.get(key, NO_PICTURE) and (
                 key not in pictures or taken_us > pictures[key][0]

@@ -157,28 +157,38 @@ class Stored(NamedTuple):
     taken_us: int | None
 
 
-async def stored(connection: AsyncConnection, sighting_ids: Collection[str]) -> list[Stored]:
-    """What there is of these sightings. A picture stands under its sighting's date."""
+async def stored(
+    connection: AsyncConnection, sighting_ids: Collection[str], near: Collection[date]
+) -> list[Stored]:
+    """What there is of these sightings, which begin on dates among `near`. A picture stands under
+    its sighting's date."""
     s, t = _sighting.c, _thumbnail.c
     query = (
         sa.select(s.id, s.end_us, s.ended, s.sent_at_us, t.captured_us)
         .select_from(_sighting)
         .outerjoin(
             _thumbnail,
-            sa.and_(t.sighting_id == s.id, t.recording_date == s.recording_date),
+            sa.and_(
+                t.sighting_id == s.id,
+                t.recording_date == s.recording_date,
+                _on(connection, t.recording_date, near),
+            ),
         )
-        .where(_one_of(connection, s.id, sighting_ids))
+        .where(_one_of(connection, s.id, sighting_ids), _on(connection, s.recording_date, near))
     )
     rows = (await connection.execute(query)).all()
     return [Stored(row[0], (row[1], row[2], row[3]), row[4]) for row in rows]
 
 
-async def days(connection: AsyncConnection, sighting_ids: Collection[str]) -> dict[str, date]:
-    """The dates under which these sightings stand, of those that have a row."""
+async def days(
+    connection: AsyncConnection, sighting_ids: Collection[str], near: Collection[date]
+) -> dict[str, date]:
+    """The dates under which these sightings stand, of those that have a row on one of `near`."""
     if not sighting_ids:
         return {}
     query = sa.select(_sighting.c.id, _sighting.c.recording_date).where(
-        _one_of(connection, _sighting.c.id, sighting_ids)
+        _one_of(connection, _sighting.c.id, sighting_ids),
+        _on(connection, _sighting.c.recording_date, near),
     )
     return {row[0]: row[1] for row in (await connection.execute(query)).all()}
 
@@ -189,10 +199,27 @@ def _one_of(
     """Whether the column is one of the texts. SQLite takes them as one JSON text: five hundred
     marks cost more to write than to look up."""
     if connection.dialect.name != "sqlite":
-        return column.in_(list(values))
+        return _any(column, values, sa.Text())
     given = msgspec.json.encode(list(values)).decode()
     each = sa.func.json_each(given).table_valued("value")
     return column.in_(sa.select(each.c.value))
+
+
+def _on(
+    connection: AsyncConnection, column: sa.Column[date], near: Collection[date]
+) -> sa.ColumnElement[bool]:
+    """Whether the row stands on one of these dates: PostgreSQL then looks into their partitions
+    alone. SQLite has none, and the key is enough."""
+    if connection.dialect.name == "sqlite":
+        return sa.true()
+    return _any(column, near, sa.Date())
+
+
+def _any(column: sa.Column[Any], values: Collection[Any], kind: Any) -> sa.ColumnElement[bool]:
+    """As `in_`, but one parameter: an array."""
+    given = sa.bindparam(None, list(values), type_=postgresql.ARRAY(kind))
+    found: sa.ColumnElement[bool] = column == sa.any_(given)
+    return found
 
 
 async def silent(

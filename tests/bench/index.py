@@ -65,12 +65,16 @@ def run(folder: Path, *, small: bool) -> Row:
     one_cpu = Figure("CPU a row, the same", "us", None)
     for number in range(rounds):
         found = {}
-        sides = (_ours, _peer, _one_life) if number % 2 == 0 else (_one_life, _peer, _ours)
+        sides = (
+            (ours_side, peer_side, one_life_side)
+            if number % 2 == 0
+            else (one_life_side, peer_side, ours_side)
+        )
         for side in sides:
             there = folder / f"{side.__name__}-{number}"
             found[side] = measure.isolated(_timed, side, there, batches)
-        peer = found[_peer]
-        for side, figures in ((_ours, (wall, cpu)), (_one_life, (one_wall, one_cpu))):
+        peer = found[peer_side]
+        for side, figures in ((ours_side, (wall, cpu)), (one_life_side, (one_wall, one_cpu))):
             ours = found[side]
             for figure, pick in zip(figures, (1, 0), strict=True):
                 figure.ours.append(ours.cost[pick] / rows * SECOND_US)
@@ -123,7 +127,7 @@ def _batches(count: int) -> Iterator[list[Record]]:
     open_: list[Sighting] = []
     offset = 0
     for number in range(count):
-        begun = [_sighting(chance, number, index) for index in range(BATCH // 2)]
+        begun = [sighting(chance, number, index) for index in range(BATCH // 2)]
         events = [
             SightingUpdated(one, False, NOW_US + number, chance.randbytes(PICTURE_BYTES))
             for one in begun
@@ -133,7 +137,7 @@ def _batches(count: int) -> Iterator[list[Record]]:
             for event in events
         ]
         # The first batch has nothing to end: it says twice what is new.
-        ended = [_longer(one) for one in open_] or begun
+        ended = [longer(one) for one in open_] or begun
         events += [SightingUpdated(one, bool(open_), NOW_US + number) for one in ended]
         chance.shuffle(events)
         open_ = begun
@@ -145,9 +149,10 @@ def _batches(count: int) -> Iterator[list[Record]]:
         yield batch
 
 
-def _sighting(chance: random.Random, batch: int, index: int) -> Sighting:
+def sighting(chance: random.Random, batch: int, index: int, *, back_us: int = 0) -> Sighting:
+    """The sighting of that number in a batch; in the hour before now, or so much earlier."""
     camera_id = CAMERAS[index % len(CAMERAS)]
-    start_us = NOW_US - (3_600 - batch * 10) * SECOND_US + index * 1_000
+    start_us = NOW_US - (3_600 - batch * 10) * SECOND_US + index * 1_000 - back_us
     return Sighting(
         id=ids.derived_id(camera_id, "person", start_us, index),
         camera_id=camera_id,
@@ -173,7 +178,8 @@ def _path(chance: random.Random, points: int) -> tuple[PathPoint, ...]:
     )
 
 
-def _longer(one: Sighting) -> Sighting:
+def longer(one: Sighting) -> Sighting:
+    """The same, some seconds later."""
     chance = random.Random(one.id)
     return msgspec.structs.replace(
         one, end_us=one.end_us + 6 * SECOND_US, path=one.path + _path(chance, 6), frames=14
@@ -183,7 +189,7 @@ def _longer(one: Sighting) -> Sighting:
 # Ours
 
 
-async def _ours(platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]) -> Cost:
+async def ours_side(platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]) -> Cost:
     """Each delivery by an indexer that remembers nothing, as after the crash that repeats it."""
     with measure.costing() as cost:
         for batch in batches:
@@ -192,7 +198,9 @@ async def _ours(platform: Platform, settings: Any, batches: Sequence[Sequence[Re
     return cost[0]
 
 
-async def _one_life(platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]) -> Cost:
+async def one_life_side(
+    platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]
+) -> Cost:
     """All by one, which knows what it wrote."""
     indexer = SightingIndexer(platform, settings)
     with measure.costing() as cost:
@@ -217,7 +225,7 @@ class StoredThumbnail(Base):
     __table__ = tables.thumbnail
 
 
-async def _peer(platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]) -> Cost:
+async def peer_side(platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]) -> Cost:
     """Through the same port, as a service of this program would."""
     rule = settings.retention
     rows = SightingRows(Policy(0, rule.days, rule.basis, settings.site.timezone))
