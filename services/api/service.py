@@ -103,10 +103,8 @@ class ApiService:
             self._log.info("listening", url=self.url)
             done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if task is not waiting and task.exception() is not None:
-                    raise LamppostError(
-                        Kind.INTERNAL, f"A part of the api ended: {task.get_name()}."
-                    ) from task.exception()
+                if task is not waiting:
+                    _check(task)
         finally:
             context.stop.set()
             server.should_exit = True
@@ -117,6 +115,15 @@ class ApiService:
             await asyncio.gather(waiting, *tasks, return_exceptions=True)
             await context.metrics.close()
             self._socket.close()
+
+
+def _check(task: asyncio.Task[None]) -> None:
+    """INTERNAL when a part ended by an error, or was cancelled by nobody of ours."""
+    error = None if task.cancelled() else task.exception()
+    if task.cancelled() or error is not None:
+        raise LamppostError(
+            Kind.INTERNAL, f"A part of the api ended: {task.get_name()}."
+        ) from error
 
 
 def bind(host: str, port: int) -> socket.socket:

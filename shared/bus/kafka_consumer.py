@@ -20,7 +20,7 @@ from shared import log
 from shared.bus import Partition, Record, Start
 from shared.bus.kafka_buffers import Buffers, record_of
 from shared.bus.kafka_group import GroupMember
-from shared.bus.kafka_wire import AWAY, EARLIEST, LATEST, Wire, away, list_offsets
+from shared.bus.kafka_wire import AWAY, EARLIEST, LATEST, Wire, away, end_fetching, list_offsets
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 
@@ -197,8 +197,7 @@ class KafkaConsumer:
         await self._end()
 
     async def _end(self) -> None:
-        with contextlib.suppress(*AWAY):
-            await self._fetch.stop()
+        await end_fetching(self._fetch)
         with contextlib.suppress(*AWAY):
             await self._client.close()
 
@@ -280,8 +279,7 @@ class KafkaConsumer:
         broken, self._fetch = self._fetch, self._fetcher()
         await self._start_fetching()
         self._fetch_on()
-        with contextlib.suppress(*AWAY):
-            await broken.stop()
+        await end_fetching(broken)
 
     async def _starts(self, fresh: frozenset[Partition]) -> dict[Partition, int]:
         if not fresh:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka import TopicPartition, errors
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
@@ -157,6 +157,20 @@ async def list_offsets(
                     raise errors.for_code(code)(f"{name}-{partition}")
                 found[wire.own(name), partition] = offset
     return found
+
+
+async def end_fetching(fetch: AIOKafkaConsumer) -> None:
+    """Stop it. aiokafka awaits requests that it has just cancelled, and their CancelledError would
+    look like a cancellation of ours: so they are ended here before."""
+    fetcher = fetch._fetcher
+    if fetcher is not None:
+        ending = [fetcher._fetch_task, *fetcher._pending_tasks]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        fetcher._pending_tasks.clear()
+    with contextlib.suppress(*AWAY):
+        await fetch.stop()
 
 
 def hang_up(client: AIOKafkaClient, node: int, group: ConnectionGroup) -> None:

@@ -4,6 +4,7 @@ doubled, nobody is kept waiting, and what stays is not disturbed."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
@@ -319,3 +320,20 @@ async def test_a_reader_whose_fetching_failed_reads_on(harness: KafkaHarness) ->
     reader._fetch._fetcher._fetch_task.cancel()  # type: ignore[attr-defined]
     await bus.publish(numbered(1))
     assert by_key(await drain(reader)) == {key: [1] for key in KEYS}
+
+
+async def test_a_reader_closes_in_an_outage_as_at_any_time(
+    broker: Kafka, harness: KafkaHarness
+) -> None:
+    bus = await harness.open()
+    readers = [await bus.consumer(["sightings"]) for _ in range(8)]
+    broker.kill()
+    for _ in range(6):
+        for reader in readers:
+            with contextlib.suppress(LamppostError):
+                await reader.poll(timeout_s=0.02)
+    for reader in readers:
+        await reader.close()
+    await back(broker)
+    await bus.publish(numbered(0))
+    assert by_key(await read_until(await bus.consumer(["sightings"]), 1)) == {k: [0] for k in KEYS}
