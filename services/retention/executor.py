@@ -8,7 +8,8 @@ Each step may be the last before a crash, and each is safe to do again:
 3. journal: the tombstone is appended outside the database, before any row goes, so that a database
    restored from a backup never brings a purged segment back.
 4. rows: tombstone (its id is the claim's, so there is one), segments, fragments, sightings and the
-   outbox rows, in one transaction.
+   outbox rows, in one transaction. Where fragments and sightings leave with their whole day
+   (leaving.py) they are left to it.
 
 Claims overlap: while the bytes of one are deleted another commits and a third is journalled, each
 by these four steps in their order.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ class Claim(NamedTuple):
 
 class Executor:
     """One worker's hands. `may_delete` is asked before each claim and each resumed one; `lanes`
-    claims are under way at a time, at most."""
+    claims are under way at a time, at most. `with_day` says of a recording date at a time whether
+    what belongs to its segments leaves with the day."""
 
     def __init__(
         self,
@@ -68,8 +70,10 @@ class Executor:
         may_delete: Callable[[], bool],
         *,
         lanes: int = 1,
+        with_day: Callable[[date, int], bool] = lambda _day, _now_us: False,
     ) -> None:
         self._platform = platform
+        self._with_day = with_day
         self._journal = journal
         self._worker = worker
         self._may_delete = may_delete
@@ -210,16 +214,21 @@ class Executor:
         async with self._platform.database.write([claim.camera_id]) as connection:
             if await queries_claims.has_tombstone(connection, claim.id):
                 return 0  # another worker finished the same claim
+            with_day = self._with_day(claim.recording_date, gone_us)
             await queries_claims.finish(
-                connection, claim.id, row_of(tombstone) if tombstone else None
+                connection,
+                claim.id,
+                row_of(tombstone) if tombstone else None,
+                fragments_too=not with_day,
             )
             if tombstone is None:
                 return 0
-            span = (
-                min(segment.start_us for segment in tombstone.segments),
-                max(segment.end_us for segment in tombstone.segments),
-            )
-            await purge_sightings(connection, claim.camera_id, gone_us, span=span)
+            if not with_day:
+                span = (
+                    min(segment.start_us for segment in tombstone.segments),
+                    max(segment.end_us for segment in tombstone.segments),
+                )
+                await purge_sightings(connection, claim.camera_id, gone_us, span=span)
             await outbox.add(connection, "retention", _events(tombstone), at_us=gone_us)
         metrics.RETENTION_PURGED.inc(tombstone.segment_count)
         metrics.RETENTION_PURGED_BYTES.inc(tombstone.size_bytes)
@@ -280,12 +289,14 @@ async def purge_sightings(
     now_us: int,
     *,
     span: tuple[int, int] | None = None,
+    but_of: Collection[date] = (),
 ) -> int:
-    """Delete expired sightings whose footage is gone and that no hold covers by itself."""
+    """Delete expired sightings whose footage is gone and that no hold covers by itself, but for
+    those of some dates."""
     after: tuple[int, str] | None = None
     count = 0
     while rows := await queries.lone_sightings(
-        connection, camera_id, now_us, span=span, after=after
+        connection, camera_id, now_us, span=span, after=after, but_of=but_of
     ):
         holds = await stored_holds.load(
             connection,

@@ -121,9 +121,13 @@ async def ledger_counts(connection: AsyncConnection, dates: Collection[date]) ->
 # Sightings
 
 
-async def sighting_cameras(connection: AsyncConnection, now_us: int) -> list[str]:
-    """Cameras with sightings past their expiry."""
+async def sighting_cameras(
+    connection: AsyncConnection, now_us: int, but_of: Collection[date] = ()
+) -> list[str]:
+    """Cameras with sightings past their expiry, of other dates than some."""
     query = sa.select(_sighting.c.camera_id).where(_sighting.c.expires_at_us <= now_us).distinct()
+    if but_of:
+        query = query.where(_sighting.c.recording_date.not_in(sorted(but_of)))
     return sorted((await connection.execute(query)).scalars())
 
 
@@ -135,9 +139,11 @@ async def lone_sightings(
     span: tuple[int, int] | None = None,
     after: tuple[int, str] | None = None,
     limit: int = 2_000,
+    but_of: Collection[date] = (),
 ) -> Sequence[RowMapping]:
     """Expired sightings of a camera whose footage is gone: none of the expired segments still there
-    overlaps them. Those that are still there are kept, or are purged by a claim of their own."""
+    overlaps them. Those that are still there are kept, or are purged by a claim of their own. None
+    of the dates `but_of`."""
     still_there = (
         sa.select(sa.literal(1))
         .where(
@@ -167,6 +173,8 @@ async def lone_sightings(
         .order_by(*order)
         .limit(limit)
     )
+    if but_of:
+        query = query.where(_sighting.c.recording_date.not_in(sorted(but_of)))
     if span is not None:
         query = query.where(
             _sighting.c.start_us > span[0] - LONGEST_SEGMENT_US,

@@ -154,13 +154,21 @@ async def has_tombstone(connection: AsyncConnection, claim_id: str) -> bool:
     return (await connection.execute(query)).first() is not None
 
 
-async def finish(connection: AsyncConnection, claim_id: str, row: dict[str, Any] | None) -> None:
-    """The tombstone stands (None: nothing was left to tell of), the rows are gone."""
+async def finish(
+    connection: AsyncConnection,
+    claim_id: str,
+    row: dict[str, Any] | None,
+    *,
+    fragments_too: bool = True,
+) -> None:
+    """The tombstone stands (None: nothing was left to tell of), the rows are gone; the fragment
+    tables may be left to their day."""
     if row is not None:
         await connection.execute(sa.insert(tables.tombstone).values(row))
     fragments = tables.segment_fragments
-    ids = sa.select(_segment.c.id).where(_segment.c.claim_id == claim_id)
-    await connection.execute(sa.delete(fragments).where(fragments.c.segment_id.in_(ids)))
+    if fragments_too:
+        ids = sa.select(_segment.c.id).where(_segment.c.claim_id == claim_id)
+        await connection.execute(sa.delete(fragments).where(fragments.c.segment_id.in_(ids)))
     await connection.execute(sa.delete(_segment).where(_segment.c.claim_id == claim_id))
     await connection.execute(sa.delete(_claim).where(_claim.c.id == claim_id))
 

@@ -1,6 +1,7 @@
 """The retention service: every minute, look at the clocks, then purge what is due.
 
-A run is: doubt, breaker, tags, resumed claims, plan, claims, sightings without footage, gauges.
+A run is: doubt, breaker, tags, resumed claims, plan, claims, days that leave, sightings without
+footage, gauges.
 Any doubt about the time, or an open breaker, ends it before anything is deleted
 (docs/retention.md).
 """
@@ -8,11 +9,14 @@ Any doubt about the time, or an open breaker, ends it before anything is deleted
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from datetime import date
 from typing import NamedTuple
 
 from services.retention import breaker, plan, queries, queries_claims
 from services.retention.doubt import Watch
 from services.retention.executor import Executor, purge_sightings
+from services.retention.leaving import Leaving
 from services.retention.plan import Plan
 from services.retention.policy import ensure_policy
 from services.retention.tags import Tags
@@ -56,12 +60,14 @@ class RetentionService:
         self._worker = worker or f"retention-{settings.instance}"
         self._watch = Watch(platform, settings.retention.max_clock_error_s)
         self._tags = Tags(platform)
+        self._leaving = Leaving(platform, settings, lambda: not self._watch.drifted())
         self._executor = Executor(
             platform,
             journal(settings.state_dir),
             self._worker,
             lambda: not self._watch.drifted(),
             lanes=lanes,
+            with_day=self._leaving.takes,
         )
         self._relay = Relay(platform, self.name)
         self._policy_ensured = False
@@ -104,6 +110,7 @@ class RetentionService:
         policy = await self._policy_in_force()
         if (cause := await self._breaker_cause()) is not None:
             return Outcome(0, "breaker", cause)
+        self._leaving.follow(policy)
         await self._follow_holds(policy)
         self._executor.failed.clear()
         purged = await self._executor.resume()
@@ -117,7 +124,7 @@ class RetentionService:
                 return Outcome(purged, "doubt", "the wall clock moved during the run")
             if after is None:
                 break
-        await self._sweep()
+        await self._sweep(await self._leaving.run())
         if self._executor.failed:
             return Outcome(purged, "error", "; ".join(self._executor.failed[:5]))
         return Outcome(purged)
@@ -190,14 +197,15 @@ class RetentionService:
         last = due[-1]
         return made, (last.facts.expires_at_us, last.facts.camera_id, last.segment_id)
 
-    async def _sweep(self) -> None:
-        """Sightings whose footage is gone; once an hour, uploads that were never finished."""
+    async def _sweep(self, waiting: Collection[date]) -> None:
+        """Sightings whose footage is gone, but for those of days that wait to leave whole; once an
+        hour, uploads that were never finished."""
         now_us = self._platform.clock.now_us()
         async with self._platform.database.read() as connection:
-            cameras = await queries.sighting_cameras(connection, now_us)
+            cameras = await queries.sighting_cameras(connection, now_us, waiting)
         for camera_id in cameras:
             async with self._platform.database.write([camera_id]) as connection:
-                await purge_sightings(connection, camera_id, now_us)
+                await purge_sightings(connection, camera_id, now_us, but_of=waiting)
         if self._swept_us is None or now_us - self._swept_us >= HOUR_US:
             self._swept_us = now_us
             swept = await self._platform.blobs.sweep(now_us - DAY_US)

@@ -1,0 +1,204 @@
+"""SQL of whole recording dates, for PostgreSQL (services/retention/leaving.py).
+
+Every statement names the recording date, so that it looks at one partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.retention.days import Range
+from services.retention.queries import LIVE
+from shared.db import partitions, tables
+
+_segment, _fragments = tables.segment, tables.segment_fragments
+_sighting, _thumbnail = tables.sighting, tables.thumbnail
+
+
+async def lock(connection: AsyncConnection, day: date, *of: sa.Table) -> bool:
+    """Make writers of the day wait for this transaction, in these of its tables; False: the day
+    has no partition of one of them. UNAVAILABLE within `SWAP_LOCK_MS` where others use it."""
+    wanted = [partitions.partition(table.name, day) for table in of]
+    await partitions.script(connection, [f"SET LOCAL lock_timeout = {partitions.SWAP_LOCK_MS}"])
+    if not set(wanted) <= await partitions.existing(connection):
+        return False
+    statements = [f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE" for name in wanted]
+    await partitions.script(connection, statements)
+    return True
+
+
+async def cameras(connection: AsyncConnection, day: date) -> set[str]:
+    """Every camera that anything of the day is about. Sightings' cameras are found by steps from
+    one to the next in the index: a day has millions of them."""
+    ledger = tables.ledger_day
+    named = await connection.execute(
+        sa.select(ledger.c.camera_id).where(ledger.c.recording_date == day)
+    )
+    first = (
+        sa.select(_sighting.c.camera_id.label("camera_id"))
+        .where(_sighting.c.recording_date == day)
+        .order_by(_sighting.c.camera_id)
+        .limit(1)
+        .cte("step", recursive=True)
+    )
+    after = (
+        sa.select(_sighting.c.camera_id)
+        .where(_sighting.c.recording_date == day, _sighting.c.camera_id > first.c.camera_id)
+        .order_by(_sighting.c.camera_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    steps = first.union_all(sa.select(after).where(first.c.camera_id.is_not(None)))
+    seen = await connection.execute(sa.select(steps.c.camera_id))
+    return set(named.scalars()) | {name for name in seen.scalars() if name is not None}
+
+
+async def standing(
+    connection: AsyncConnection, day: date, now_us: int
+) -> Sequence[tuple[str, int, int]]:
+    """Expired segments that are still there, of the day and its neighbours: camera, start, end."""
+    query = sa.select(_segment.c.camera_id, _segment.c.start_us, _segment.c.end_us).where(
+        _segment.c.recording_date.between(day - timedelta(days=1), day + timedelta(days=1)),
+        _segment.c.state == LIVE,
+        _segment.c.expires_at_us <= now_us,
+    )
+    return [(row[0], row[1], row[2]) for row in await connection.execute(query)]
+
+
+async def unexpired(
+    connection: AsyncConnection, day: date, now_us: int
+) -> Sequence[tuple[str, int, int]]:
+    """For each camera with sightings of the day that are not expired: from when to when they are.
+    One that goes on past midnight expires a day later."""
+    query = (
+        sa.select(
+            _sighting.c.camera_id,
+            sa.func.min(_sighting.c.start_us),
+            sa.func.max(_sighting.c.end_us),
+        )
+        .where(_sighting.c.recording_date == day, _sighting.c.expires_at_us > now_us)
+        .group_by(_sighting.c.camera_id)
+    )
+    return [(row[0], row[1], row[2]) for row in await connection.execute(query)]
+
+
+async def some(connection: AsyncConnection, table: sa.Table, day: date) -> bool:
+    """Whether the table has a row of the day."""
+    query = sa.select(sa.literal(1)).where(table.c.recording_date == day).limit(1)
+    return (await connection.execute(query)).first() is not None
+
+
+def _alone(day: date, now_us: int, ranges: Sequence[Range]) -> sa.Select[Any]:
+    """Expired sightings of the day that lie in no range."""
+    query = sa.select(_sighting.c.id).where(
+        _sighting.c.recording_date == day, _sighting.c.expires_at_us <= now_us
+    )
+    if not ranges:
+        return query
+    each = _table_of(ranges)
+    within = sa.select(sa.literal(1)).where(
+        each.c.camera_id == _sighting.c.camera_id,
+        _sighting.c.start_us < each.c.end_us,
+        _sighting.c.end_us > each.c.start_us,
+    )
+    return query.where(sa.not_(within.exists()))
+
+
+async def sightings_alone(
+    connection: AsyncConnection, day: date, now_us: int, ranges: Sequence[Range], most: int
+) -> int:
+    """How many, up to `most`."""
+    return await _count(connection, _alone(day, now_us, ranges), most)
+
+
+def _orphans(day: date) -> sa.Select[Any]:
+    there = (
+        sa.select(sa.literal(1))
+        .where(_segment.c.recording_date == day, _segment.c.id == _fragments.c.segment_id)
+        .exists()
+    )
+    return sa.select(_fragments.c.segment_id).where(
+        _fragments.c.recording_date == day, sa.not_(there)
+    )
+
+
+async def fragments_alone(connection: AsyncConnection, day: date, most: int) -> int:
+    """Fragment tables of the day whose segment is gone: how many, up to `most`."""
+    return await _count(connection, _orphans(day), most)
+
+
+async def delete_fragments_alone(connection: AsyncConnection, day: date) -> int:
+    """Delete them one by one; how many."""
+    done = await connection.execute(
+        sa.delete(_fragments).where(
+            _fragments.c.recording_date == day, _fragments.c.segment_id.in_(_orphans(day))
+        )
+    )
+    return int(done.rowcount)
+
+
+async def _count(connection: AsyncConnection, query: sa.Select[Any], most: int) -> int:
+    capped = query.limit(most).subquery()
+    return int(await connection.scalar(sa.select(sa.func.count()).select_from(capped)) or 0)
+
+
+# What stays
+
+
+def sightings_in(ranges: Sequence[Range]) -> sa.Select[Any] | None:
+    """Whole rows of sightings in the ranges, each once; None: none."""
+    if not ranges:
+        return None
+    each = _table_of(ranges)
+    return sa.select(_sighting).join_from(
+        each,
+        _sighting,
+        sa.and_(
+            _sighting.c.camera_id == each.c.camera_id,
+            _sighting.c.start_us >= each.c.after_us,
+            _sighting.c.start_us < each.c.end_us,
+            _sighting.c.end_us > each.c.start_us,
+        ),
+    )
+
+
+def thumbnails_in(day: date, ranges: Sequence[Range]) -> sa.Select[Any] | None:
+    """The pictures of those."""
+    found = sightings_in(ranges)
+    if found is None:
+        return None
+    ids = found.with_only_columns(_sighting.c.id, maintain_column_froms=True).where(
+        _sighting.c.recording_date == day
+    )
+    return sa.select(_thumbnail).where(_thumbnail.c.sighting_id.in_(ids))
+
+
+def fragments_of_segments(day: date) -> sa.Select[Any]:
+    """Fragment tables whose segment has a row."""
+    there = sa.select(_segment.c.id).where(_segment.c.recording_date == day)
+    return sa.select(_fragments).where(_fragments.c.segment_id.in_(there))
+
+
+def thumbnails_of_sightings(day: date) -> sa.Select[Any]:
+    """Pictures whose sighting has a row."""
+    there = sa.select(_sighting.c.id).where(_sighting.c.recording_date == day)
+    return sa.select(_thumbnail).where(_thumbnail.c.sighting_id.in_(there))
+
+
+def _table_of(ranges: Iterable[Range]) -> Any:
+    """The ranges as a table of the statement: an array for each column."""
+    kinds: tuple[Any, ...] = (sa.Text(), sa.BigInteger(), sa.BigInteger(), sa.BigInteger())
+    arrays: list[Any] = [
+        sa.literal(list(values), postgresql.ARRAY(kind))
+        for kind, values in zip(kinds, zip(*ranges, strict=True), strict=True)
+    ]
+    columns: list[Any] = [
+        sa.column(name, kind) for name, kind in zip(Range._fields, kinds, strict=True)
+    ]
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="stays")
