@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.clock import SECOND_US, Clock
+from shared.clock import DAY_US, SECOND_US, Clock
 from shared.db import Database, tables
 from shared.settings import Postgres
 
@@ -25,13 +25,17 @@ SCHEMA = "lamppost_days"
 SWAP_LOCK_MS = 300
 """Longest that `drop_day` waits for a lock: whoever comes meanwhile waits behind it."""
 CHUNK = 8
+_EPOCH = date(1970, 1, 1)
+_STORED = {"thumbnail": " WITH (toast_tuple_target = 8160)"}
+"""A picture stands in its row as long as that fits a page: aside, each is pieces and an index."""
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
 
 
 def days_near(instants_us: Iterable[int]) -> set[date]:
     """The recording dates that instants can stand under, whatever the site's time zone."""
     found = set()
-    for day in {datetime.fromtimestamp(us // SECOND_US, UTC).date() for us in instants_us}:
+    for number in {us // DAY_US for us in instants_us}:
+        day = _EPOCH + timedelta(days=number)
         found |= {day - timedelta(days=1), day, day + timedelta(days=1)}
     return found
 
@@ -98,7 +102,7 @@ async def drop_day(
         # Writers of this day wait from here on, so that what is copied is what there is.
         await script(connection, [
             f"LOCK TABLE {old} IN SHARE ROW EXCLUSIVE MODE",
-            f"CREATE TABLE {new} (LIKE {table.name} {_LIKE})",
+            f"CREATE TABLE {new} (LIKE {table.name} {_LIKE}){_STORED.get(table.name, '')}",
         ])  # fmt: skip
         target = sa.table(new.partition(".")[2], *map(_bare, table.columns), schema=SCHEMA)
         chosen = keep.where(table.c.recording_date == day)
@@ -119,7 +123,7 @@ def _bare(column: sa.Column[Any]) -> sa.ColumnClause[Any]:
 
 
 def _make(table: str, day: date) -> str:
-    return f"CREATE TABLE {partition(table, day)} (LIKE {table} {_LIKE})"
+    return f"CREATE TABLE {partition(table, day)} (LIKE {table} {_LIKE}){_STORED.get(table, '')}"
 
 
 def _attach(table: str, day: date) -> str:

@@ -38,6 +38,7 @@ SPAN_US = 20 * DAY_US
 ROUND = 20
 """Batches of a round: 5,000 sightings."""
 REACH = 1 / 6
+SIDES = ("ours", "one life", "peer")
 SERVER = {"shared_buffers": "256MB", "max_wal_size": "4GB"}
 
 
@@ -47,28 +48,33 @@ def run(folder: Path, *, small: bool) -> Row:
     peers = SMALL if small else int(os.environ.get("BENCH_PEER_SIGHTINGS", FULL_PEER))
     total, with_peer = count // EACH, min(count, peers) // EACH
     row = Row(f"Index on PostgreSQL: {count:,} sightings, each batch delivered 3 times")
-    wall = Figure("wall time a row", "us", REACH)
-    cpu = Figure("CPU of the process a row", "us", None)
+    wall = Figure("wall time a row, a new process at each delivery", "us", REACH)
+    cpu = Figure("CPU of the process a row, the same", "us", None)
+    life = Figure("wall time a row, one process", "us", REACH)
     alone = Figure("wall time a row, all of ours", "us", None)
     with Postgres(folder / "postgres", settings=SERVER) as server:
-        for name in ("ours", "peer"):
+        for name in SIDES:
             server.fresh(name)
         for first in range(0, total, ROUND):
             some = range(first, min(first + ROUND, total))
             rows = len(some) * BATCH * DELIVERIES
-            sides = ["ours", *(["peer"] if first < with_peer else [])]
+            sides = SIDES if first < with_peer else SIDES[:1]
             for side in sides if first // ROUND % 2 == 0 else reversed(sides):
                 cost = measure.isolated(
                     _timed, side, _environment(server, side, folder), some, total
                 )
-                figures = (wall, cpu) if first < with_peer else ()
-                for figure, value in zip(figures, (cost.wall_s, cost.cpu_s), strict=False):
-                    values = figure.ours if side == "ours" else figure.peer
-                    values.append(value / rows * SECOND_US)
+                wall_us, cpu_us = (value / rows * SECOND_US for value in (cost[1], cost[0]))
                 if side == "ours":
-                    alone.ours.append(cost.wall_s / rows * SECOND_US)
+                    alone.ours.append(wall_us)
+                if first >= with_peer:
+                    continue
+                for figure, value in ((wall, wall_us), (cpu, cpu_us)):
+                    if side != "one life":
+                        (figure.ours if side == "ours" else figure.peer).append(value)
+                if side != "ours":
+                    (life.ours if side == "one life" else life.peer).append(wall_us)
         _compare(row, server, total, min(total, -(-with_peer // ROUND) * ROUND))
-    row.figures = [wall, cpu, alone]
+    row.figures = [wall, cpu, life, alone]
     row.notes.append(
         f"ours {SECOND_US * len(alone.ours) / sum(alone.ours):,.0f} rows/s over all, the peer"
         f" {SECOND_US * len(wall.peer) / sum(wall.peer):,.0f} rows/s over the first"
@@ -86,7 +92,9 @@ def _environment(server: Postgres, side: str, folder: Path) -> dict[str, str]:
 
 
 def _timed(side: str, environment: Mapping[str, str], batches: range, total: int) -> Cost:
-    work = one_machine.ours_side if side == "ours" else one_machine.peer_side
+    work = {"ours": one_machine.ours_side, "peer": one_machine.peer_side}.get(
+        side, one_machine.one_life_side
+    )
 
     async def deliver() -> Cost:
         settings = load(environment)
@@ -140,7 +148,7 @@ def _begun(number: int, total: int) -> list[Sighting]:
 
 def _compare(row: Row, server: Postgres, total: int, with_peer: int) -> None:
     """No row twice, none missing, those that are over as they should be, and both sides alike."""
-    for name, batches in (("ours", total), ("peer", with_peer)):
+    for name, batches in (("ours", total), ("one life", with_peer), ("peer", with_peer)):
         counts = server.psql(
             "SELECT count(*), count(DISTINCT id), count(*) FILTER (WHERE ended),"
             " (SELECT count(*) FROM thumbnail), (SELECT count(DISTINCT sighting_id) FROM thumbnail)"
@@ -151,11 +159,8 @@ def _compare(row: Row, server: Postgres, total: int, with_peer: int) -> None:
         expected = f"{all_of}|{all_of}|{all_of - EACH}|{all_of}|{all_of}"
         row.expect(counts == expected, f"{name}: {counts}, not {expected}")
     # The peer's last batch has no ends yet where ours went on.
-    ends = {
-        name: server.psql(_DIGEST.format(until=NOW_US + with_peer - 1), name)
-        for name in ("ours", "peer")
-    }
-    row.expect(ends["ours"] == ends["peer"], f"not the same rows: {ends}")
+    ends = {name: server.psql(_DIGEST.format(until=NOW_US + with_peer - 1), name) for name in SIDES}
+    row.expect(len(set(ends.values())) == 1, f"not the same rows: {ends}")
 
 
 _DIGEST = """
