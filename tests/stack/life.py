@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
+from shared import intervals
 from shared.clock import SECOND_US
 from shared.db import tables
 from shared.platform import open_platform
@@ -83,22 +85,36 @@ def end(life: Life, within_s: float = DRAINED_WITHIN_S) -> None:
 
 
 def gaps(life: Life, since_us: int) -> dict[str, float]:
-    """Seconds not recorded since then, by reason, over all cameras; none where there are none."""
+    """Seconds since then that no recorder has, by the reason given, over all cameras. A gap that
+    one recorder filed while another recorded is none: the ledger counts each second once."""
 
-    async def read() -> dict[str, float]:
+    async def read() -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
         platform = await open_platform(life.city.settings)
+        gap, segment = tables.gap.c, tables.segment.c
         try:
-            query = sa.select(
-                tables.gap.c.reason, tables.gap.c.start_us, tables.gap.c.end_us
-            ).where(tables.gap.c.end_us > since_us)
             async with platform.database.read() as connection:
-                rows = (await connection.execute(query)).all()
+                missing = await connection.execute(
+                    sa.select(gap.camera_id, gap.start_us, gap.end_us, gap.reason).where(
+                        gap.end_us > since_us
+                    )
+                )
+                there = await connection.execute(
+                    sa.select(segment.camera_id, segment.start_us, segment.end_us).where(
+                        segment.end_us > since_us
+                    )
+                )
+                return list(missing.all()), list(there.all())
         finally:
             await platform.close()
-        found: dict[str, float] = {}
-        for reason, start_us, end_us in rows:
-            seconds = (end_us - max(start_us, since_us)) / SECOND_US
-            found[reason] = found.get(reason, 0.0) + seconds
-        return found
 
-    return asyncio.run(read())
+    missing, there = asyncio.run(read())
+    recorded: dict[str, list[intervals.Interval]] = {}
+    for camera, start_us, end_us in there:
+        recorded.setdefault(camera, []).append((start_us, end_us))
+    found: dict[str, float] = {}
+    for camera, start_us, end_us, reason in missing:
+        span = (max(start_us, since_us), end_us)
+        seconds = intervals.total(intervals.subtract([span], recorded.get(camera, [])))
+        if seconds:
+            found[reason] = found.get(reason, 0.0) + seconds / SECOND_US
+    return found
