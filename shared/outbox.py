@@ -3,6 +3,10 @@
 A service calls `add` inside its write transaction; its `Relay` publishes the rows in order of id
 and deletes them afterwards. A crash between the two publishes a row again with the same `ce_id`,
 so a consumer that remembers what it did is never wrong (docs/architecture.md, invariant 9).
+
+On PostgreSQL the relay publishes a batch while the one before is deleted. Batches are deleted in
+the order in which they were published, so that what is told again is told from its first row to the
+newest: nothing old is ever the last that was said of a key.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import civil, ids, log, metrics
 from shared.bus import Message
+from shared.clock import SECOND_US
 from shared.db import tables
 from shared.errors import Kind, LamppostError
 from shared.lease import Lease
@@ -27,6 +32,12 @@ from shared.platform import Platform
 from shared.runtime import Backoff, Stop
 
 BATCH = 200
+LARGE_BATCH = 1_000
+"""On PostgreSQL, where a look and a delete cost visits to a server."""
+BATCH_BYTES = 8 * 1024 * 1024
+"""Values of a large batch end with the one that goes past this."""
+COUNT_US = SECOND_US
+"""How many rows wait is counted so often, which takes longer the more they are."""
 IDLE_S = 0.5
 COLUMNS = ("service", "topic", "key", "value", "headers", "created_at_us")
 SET_ASIDE = "bad:"
@@ -35,6 +46,7 @@ SET_ASIDE = "bad:"
 _headers = msgspec.msgpack.Decoder(Headers)
 _pack = msgspec.msgpack.Encoder().encode
 _table = tables.outbox
+Rows: TypeAlias = Sequence[sa.Row[Any, Any, Any, Any, Any]]
 
 
 def event(topic: str, key: str, value: Event, *, source: str, at_us: int) -> Message:
@@ -107,13 +119,16 @@ class Relay:
     so that rows keep their order and nothing is told twice but after a death."""
 
     def __init__(
-        self, platform: Platform, service: str, *, batch: int = BATCH, holder: str = ""
+        self, platform: Platform, service: str, *, batch: int = 0, holder: str = ""
     ) -> None:
         self._platform = platform
         self._service = service
-        self._batch = batch
+        self._apart = platform.database.dialect == "postgresql"
+        """Whether the database is a server, which reads and deletes at the same time."""
+        self._batch = batch or (LARGE_BATCH if self._apart else BATCH)
         self._lease = Lease(platform, f"outbox:{service}", holder=holder)
         self._wake = asyncio.Event()
+        self._counted_us = -COUNT_US
         self._log = log.get(f"{service}.outbox")
 
     def wake(self) -> None:
@@ -125,7 +140,7 @@ class Relay:
         backoff = Backoff(0.2, 5.0)
         while not stop.is_set:
             try:
-                busy = await self.run_once()
+                busy = await self._run_on(stop)
                 backoff.reset()
             except LamppostError as error:
                 self._log.warning("outbox waits", kind=error.kind.value, cause=str(error))
@@ -142,66 +157,106 @@ class Relay:
     async def run_once(self) -> bool:
         """Publish and delete one batch; whether there was anything."""
         self._wake.clear()
-        rows = await self._rows()
+        rows = await self._mine(())
+        if rows:
+            await self._settle(rows, await self._publish(rows))
+        return bool(rows)
+
+    async def _run_on(self, stop: Stop) -> bool:
+        """As `run_once`; on PostgreSQL as long as there is anything, each batch published while
+        the one before is deleted."""
+        if not self._apart:
+            return await self.run_once()
+        self._wake.clear()
+        settling: asyncio.Task[None] | None = None
+        going: list[int] = []
+        try:
+            while not stop.is_set and (rows := await self._mine(going)):
+                bad = await self._publish(rows)
+                if settling is not None:
+                    # Where that one's rows stay, these stay too, and all are told again in order.
+                    before, settling = settling, None
+                    await before
+                going = [row.id for row in rows]
+                settling = asyncio.create_task(self._settle(rows, bad))
+        finally:
+            if settling is not None:
+                await settling
+        return bool(going)
+
+    async def _mine(self, going: Sequence[int]) -> Rows:
+        """The next rows but for those that are being deleted; none while another replica publishes
+        them."""
+        rows = await self._rows(going)
         if rows:
             known = self._lease.is_held
             if not await self._lease.hold():
-                return False  # Another replica publishes them.
+                return []  # Another replica publishes them.
             if not known:  # It may have done so since the look.
-                rows = await self._rows()
+                rows = await self._rows(going)
         if not rows:
             metrics.OUTBOX_ROWS.labels(self._service).set(0)
-            return False
+        return rows
+
+    async def _rows(self, going: Sequence[int]) -> Rows:
+        c = _table.c
+        query = (
+            sa.select(c.id, c.topic, c.key, c.value, c.headers)
+            .where(c.service == self._service)
+            .order_by(c.id)
+            .limit(self._batch)
+        )
+        if self._apart:
+            query = _within_bytes(query.where(c.id != sa.all_(_ids(going))) if going else query)
+        async with self._platform.database.read() as connection:
+            return (await connection.execute(query)).all()
+
+    async def _publish(self, rows: Rows) -> set[int]:
+        """Publish rows; which of them the bus will never take."""
         messages = [
             Message(row.topic, row.key, row.value, _headers.decode(row.headers)) for row in rows
         ]
         try:
             await self._platform.bus.publish(messages)
-            bad: list[int] = []
         except LamppostError as error:
             if error.kind not in (Kind.INVALID, Kind.TOO_LARGE):
                 raise
-            bad = await self._one_by_one([row.id for row in rows], messages)
-        await self._settle([row.id for row in rows if row.id not in bad], bad)
-        return True
+            return await self._one_by_one([row.id for row in rows], messages)
+        return set()
 
-    async def _rows(self) -> Sequence[sa.Row[Any, Any, Any, Any, Any]]:
-        query = (
-            sa.select(_table.c.id, _table.c.topic, _table.c.key, _table.c.value, _table.c.headers)
-            .where(_table.c.service == self._service)
-            .order_by(_table.c.id)
-            .limit(self._batch)
-        )
-        async with self._platform.database.read() as connection:
-            return (await connection.execute(query)).all()
-
-    async def _one_by_one(self, ids: list[int], messages: list[Message]) -> list[int]:
+    async def _one_by_one(self, ids: list[int], messages: list[Message]) -> set[int]:
         """The bus refused the batch for good: find which rows, publish the others."""
-        bad = []
+        bad = set()
         for row_id, message in zip(ids, messages, strict=True):
             try:
                 await self._platform.bus.publish([message])
             except LamppostError as error:
                 if error.kind not in (Kind.INVALID, Kind.TOO_LARGE):
                     raise
-                bad.append(row_id)
+                bad.add(row_id)
                 metrics.BUS_POISON.labels(message.topic).inc()
                 self._log.error("event set aside", row=row_id, cause=str(error))
         return bad
 
-    async def _settle(self, done: list[int], bad: list[int]) -> None:
-        mine = _table.c.service == self._service
+    async def _settle(self, rows: Rows, bad: set[int]) -> None:
+        """Delete what was published, and set aside what cannot be."""
+        done = [row.id for row in rows if row.id not in bad]
+        clock = self._platform.clock
+        waiting: int | None = None
         async with self._platform.database.write() as connection:
-            await connection.execute(sa.delete(_table).where(_table.c.id.in_(done)))
+            mine = _table.c.id == sa.any_(_ids(done)) if self._apart else _table.c.id.in_(done)
+            await connection.execute(sa.delete(_table).where(mine))
             if bad:
                 name = (SET_ASIDE + self._service)[:16]
                 await connection.execute(
                     sa.update(_table).where(_table.c.id.in_(bad)).values(service=name)
                 )
-            waiting = await connection.scalar(
-                sa.select(sa.func.count()).select_from(_table).where(mine)
-            )
-        metrics.OUTBOX_ROWS.labels(self._service).set(waiting or 0)
+            if clock.monotonic_us() - self._counted_us >= COUNT_US:
+                self._counted_us = clock.monotonic_us()
+                query = sa.select(sa.func.count()).select_from(_table)
+                waiting = await connection.scalar(query.where(_table.c.service == self._service))
+        if waiting is not None:
+            metrics.OUTBOX_ROWS.labels(self._service).set(waiting)
 
     async def _wait(self, stop: Stop) -> None:
         """Until `wake`, the stop, or the next look."""
@@ -216,3 +271,22 @@ class Relay:
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _ids(ids: Sequence[int]) -> sa.BindParameter[Any]:
+    """As one parameter, an array."""
+    return sa.bindparam(None, list(ids), type_=postgresql.ARRAY(sa.BigInteger()))
+
+
+def _within_bytes(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Of a query's rows the first ones, up to `BATCH_BYTES` of values; at least one."""
+    found = query.subquery("found")
+    size = sa.func.octet_length(found.c.value)
+    before = sa.func.sum(size).over(order_by=found.c.id, rows=(None, -1))
+    sized = sa.select(found, sa.func.coalesce(before, 0).label("before")).subquery("sized")
+    names = [column.name for column in found.c]
+    return (
+        sa.select(*(sized.c[name] for name in names))
+        .where(sized.c.before < BATCH_BYTES)
+        .order_by(sized.c.id)
+    )
