@@ -92,7 +92,8 @@ async def add(platform: Platform, *numbers: int, size: int = 1) -> None:
 
 async def waiting(platform: Platform) -> int:
     async with platform.database.read() as connection:
-        return int(await connection.scalar(sa.select(sa.func.count()).select_from(tables.outbox)))
+        query = sa.select(sa.func.count()).select_from(tables.outbox)
+        return int(await connection.scalar(query) or 0)
 
 
 def relay_of(platform: Platform, bus: Told, database: Faulty, batch: int) -> Relay:
