@@ -20,6 +20,7 @@ import pytest
 
 from shared import civil
 from shared.clock import SECOND_US
+from shared.domain import GapReason
 from tests.stack import life as lives
 from tests.stack.city import CLOCK
 from tests.stack.footage import RATE_FPS
@@ -131,7 +132,9 @@ def test_a_bad_network_costs_nothing(life: Life, fault: str) -> None:
     until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
     life.city.wait_recording(CAMERAS)
     assert life.city.running() == life.born, "services outlive a bad network"
-    assert gaps(life, before_us) == {}
+    # A recorder that nobody hears for so long has its cameras moved, which may cost two seconds.
+    lost = gaps(life, before_us)
+    assert lost.keys() <= {GapReason.MOVED.value} and sum(lost.values()) <= 2.0 * len(CAMERAS)
 
 
 def test_a_revoked_key_is_named_and_costs_nothing(life: Life) -> None:

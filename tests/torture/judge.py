@@ -23,6 +23,9 @@ LOSS_LIMIT_S = 2.0
 SAME_PICTURE_US = 20_000_000
 """A clip repeats after two minutes: a picture stored within this of its sending is that one."""
 
+APART_US = 40_000
+"""Two recorders' times of one picture differ by less; pictures of one camera by more."""
+
 
 class Sent(NamedTuple):
     """One picture that left the camera."""
@@ -100,24 +103,33 @@ def read_sent(path: Path) -> list[Sent]:
 
 
 async def stored_pictures(platform: Platform, camera: str) -> dict[str, list[int]]:
-    """Digest of each stored picture's slices -> when it was recorded, in order."""
+    """Digest of each stored picture's slices -> when it was recorded, in order.
+
+    Where two recorders had the same seconds, those of the one that counts.
+    """
     found: dict[str, list[int]] = defaultdict(list)
+    row = tables.segment.c
     query = (
-        sa.select(tables.segment.c.key, tables.segment_fragments.c.data)
-        .join(
-            tables.segment_fragments, tables.segment_fragments.c.segment_id == tables.segment.c.id
+        sa.select(
+            row.key,
+            tables.segment_fragments.c.data,
+            row.effective_start_us,
+            row.effective_end_us,
         )
-        .where(tables.segment.c.camera_id == camera)
+        .join(tables.segment_fragments, tables.segment_fragments.c.segment_id == row.id)
+        .where(row.camera_id == camera)
     )
     async with platform.database.read() as connection:
         segments = (await connection.execute(query)).all()
-    for key, packed in segments:
+    for key, packed, first_us, after_us in segments:
         data = await platform.blobs.read(key)
         table = {fragment.offset: fragment for fragment in rows.unpack_fragments(packed)}
         for parsed in fmp4.parse_fragments(data):
             fragment: Fragment = table[parsed.offset]
             for sample in parsed.samples:
                 at_us = fragment.start_us + (sample.dts - parsed.base_time) * 100 // 9
+                if not first_us - APART_US <= at_us < after_us - APART_US:
+                    continue
                 picture = data[sample.offset : sample.offset + sample.size]
                 found[vcl_digest(picture)].append(at_us)
     return {digest: sorted(times) for digest, times in found.items()}
