@@ -79,8 +79,8 @@ def over_us(day: date, policy: Policy) -> int:
     return retention.expires_at_us(end_us, policy)
 
 
-def decide(facts: DayFacts, now_us: int) -> Decision:
-    """For a day that is over; before that nothing."""
+def decide(facts: DayFacts, now_us: int, few: int = FEW) -> Decision:
+    """For a day that is over; before that nothing. Up to `few` rows are deleted one by one."""
     if now_us < facts.over_us:
         return Decision(How.NOT, How.NOT, False)
     patient = now_us < facts.over_us + ROWS_AFTER_US
@@ -88,14 +88,16 @@ def decide(facts: DayFacts, now_us: int) -> Decision:
     if not facts.segments and not facts.sightings and not facts.made_ahead:
         return Decision(How.NOT, How.NOT, True)
     return Decision(
-        _how(facts.fragments_alone, worth_it), _how(facts.sightings_alone, worth_it), False
+        _how(facts.fragments_alone, few, worth_it),
+        _how(facts.sightings_alone, few, worth_it),
+        False,
     )
 
 
-def _how(alone: int, worth_it: bool) -> How:
+def _how(alone: int, few: int, worth_it: bool) -> How:
     if not alone:
         return How.NOT
-    return How.SWAP if alone > FEW and worth_it else How.ROWS
+    return How.SWAP if alone > few and worth_it else How.ROWS
 
 
 def ranges(

@@ -62,6 +62,7 @@ class Leaving:
         self._platform = platform
         self._days_back = settings.postgres.days_back
         self._may_delete = may_delete
+        self.few = FEW
         self._policy: Policy | None = None
 
     def follow(self, policy: Policy) -> None:
@@ -98,7 +99,7 @@ class Leaving:
         """Do what is due of a day; False: its sightings wait."""
         async with self._platform.database.read() as connection:
             look = await self._look(connection, day)
-        decision = days.decide(look.facts, self._platform.clock.now_us())
+        decision = days.decide(look.facts, self._platform.clock.now_us(), self.few)
         done = True
         if decision.sightings is How.SWAP:
             done = await self._try(day, look, self._swap_sightings)
@@ -119,10 +120,10 @@ class Leaving:
         facts = DayFacts(
             over_us=days.over_us(day, self._policy),
             segments=await queries_days.some(connection, tables.segment, day),
-            fragments_alone=await queries_days.fragments_alone(connection, day, FEW + 1),
+            fragments_alone=await queries_days.fragments_alone(connection, day, self.few + 1),
             sightings=await queries_days.some(connection, tables.sighting, day),
             sightings_alone=await queries_days.sightings_alone(
-                connection, day, now_us, ranges, FEW + 1
+                connection, day, now_us, ranges, self.few + 1
             ),
             kept_share=days.kept_share(ranges, len(cameras), day, self._policy),
             made_ahead=day >= today - timedelta(days=self._days_back + 1),

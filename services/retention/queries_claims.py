@@ -154,6 +154,13 @@ async def has_tombstone(connection: AsyncConnection, claim_id: str) -> bool:
     return (await connection.execute(query)).first() is not None
 
 
+async def is_known(connection: AsyncConnection, claim_id: str) -> bool:
+    """Whether the claim is finished or open."""
+    claim = tables.purge_claim.c.id
+    query = sa.select(claim).where(claim == claim_id)
+    return await has_tombstone(connection, claim_id) or await connection.scalar(query) is not None
+
+
 async def finish(
     connection: AsyncConnection,
     claim_id: str,

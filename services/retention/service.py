@@ -19,6 +19,7 @@ from services.retention.executor import Executor, purge_sightings
 from services.retention.leaving import Leaving
 from services.retention.plan import Plan
 from services.retention.policy import ensure_policy
+from services.retention.restored import forgotten
 from services.retention.tags import Tags
 from shared import log, metrics, standing
 from shared.clock import DAY_US, HOUR_US
@@ -61,9 +62,10 @@ class RetentionService:
         self._watch = Watch(platform, settings.retention.max_clock_error_s)
         self._tags = Tags(platform)
         self._leaving = Leaving(platform, settings, lambda: not self._watch.drifted())
+        self._journal = journal(settings.state_dir)
         self._executor = Executor(
             platform,
-            journal(settings.state_dir),
+            self._journal,
             self._worker,
             lambda: not self._watch.drifted(),
             lanes=lanes,
@@ -109,6 +111,9 @@ class RetentionService:
             return Outcome(0, "doubt", "; ".join(doubt.reasons))
         policy = await self._policy_in_force()
         if (cause := await self._breaker_cause()) is not None:
+            return Outcome(0, "breaker", cause)
+        if cause := await forgotten(self._platform, self._journal):
+            await breaker.open_breaker(self._platform, cause, {}, self._platform.clock.now_us())
             return Outcome(0, "breaker", cause)
         self._leaving.follow(policy)
         await self._follow_holds(policy)

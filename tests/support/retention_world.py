@@ -6,7 +6,7 @@ the product writes. `Faults` breaks off a chosen step, as a crash does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date
 from pathlib import Path
@@ -172,13 +172,22 @@ def local(text: str, zone: str = "Asia/Hong_Kong") -> int:
 class World:
     """The stores, the clock and what the tests do with them."""
 
-    def __init__(self, tmp: Path, settings: Settings, start_us: int) -> None:
+    def __init__(
+        self,
+        tmp: Path,
+        settings: Settings,
+        start_us: int,
+        opened: Callable[[SimulatedClock], Database] | None = None,
+        blobs: type[FaultyBlobs] = FaultyBlobs,
+    ) -> None:
         self.settings = settings
         self._path = tmp / "lamppost.db"
         self.clock = SimulatedClock(start_us)
         self.faults = Faults()
-        self.database = FaultyDatabase(databases.opened(self._path, self.clock), self.faults)
-        self.blobs = FaultyBlobs(tmp / "blobs", self.clock, self.faults)
+        self._is_there = opened is not None
+        inner = opened(self.clock) if opened else databases.opened(self._path, self.clock)
+        self.database = FaultyDatabase(inner, self.faults)
+        self.blobs = blobs(tmp / "blobs", self.clock, self.faults)
         self.platform = Platform(
             clock=self.clock,
             bus=_NoBus(),  # type: ignore[arg-type]
@@ -189,7 +198,8 @@ class World:
         self._committer = Committer(self.platform, settings, outbox.Relay(self.platform, "archive"))
 
     async def start(self, cameras: Sequence[str] = ("cam-1", "cam-2")) -> None:
-        await databases.migrated(self._path)
+        if not self._is_there:
+            await databases.migrated(self._path)
         await ensure_policy(self.platform, self.settings)
         async with self.database.write() as connection:
             for camera_id in cameras:
@@ -244,8 +254,10 @@ class World:
         start: str | int,
         seconds: float = 60.0,
         uncertainty_us: int = 0,
+        tries: int = 1,
     ) -> str | None:
-        """File a recording as the archive does; its id, or None when it is refused as late."""
+        """File a recording as the archive does; its id, or None when it is refused as late. What
+        may be tried again is, so often."""
         segment, data = self.segment(camera_id, start, seconds, uncertainty_us)
         async with self.database.read() as connection:
             policy = await self._committer.policy(connection)
@@ -263,7 +275,14 @@ class World:
             tags=HELD if decided.held else STANDARD,
         )
         item = Filed(segment.id, Path(), None, Path())
-        await self._committer.commit([Outcome(item, accepted=decided, tagged_held=decided.held)])
+        outcome = Outcome(item, accepted=decided, tagged_held=decided.held)
+        for left in reversed(range(tries)):
+            try:
+                await self._committer.commit([outcome])
+                break
+            except LamppostError as error:
+                if not (error.retryable and left):
+                    raise
         return segment.id
 
     async def hold(
