@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api import camera_store
+from services import replaying
+from services.restore_servers import announce
 from services.statelock import StateLock
-from shared import audit, civil
+from shared import audit
 from shared import tombstones as stones
 from shared.clock import Clock, SystemClock
-from shared.db import migrate, rows, tables
+from shared.db import migrate, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
@@ -42,9 +41,6 @@ from shared.tombstones import Journal, Tombstone
 DATABASE = "lamppost.db"
 MANIFEST = "manifest.json"
 LEFT_OUT = ("sighting", "thumbnail", "login_session", "setup_link")
-CHUNK = 500
-BATCH = 20
-"""Tombstones in memory at a time; each tells of up to 500 segments."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -100,7 +96,8 @@ def _only_embedded(settings: Settings) -> None:
             Kind.UNSUPPORTED,
             "The database is on PostgreSQL, which has its own backups.",
             fix="Use pg_basebackup and archived WAL, and copy the folder tombstones of each "
-            "retention worker's state folder beside it.",
+            "retention worker's state folder beside it. Bring the database back by the same means, "
+            "then: lamppost restore --tombstones FOLDER.",
         )
 
 
@@ -155,14 +152,14 @@ async def restore(
     settings: Settings,
     *,
     force: bool = False,
-    more_tombstones: Path | None = None,
+    more_tombstones: Sequence[Path] = (),
     clock: Clock | None = None,
 ) -> Restored:
     """Put a backup in the place of the state folder's database.
 
     CONFLICT while Lamppost runs on it, or when it has a database and `force` is not given; CORRUPT
     when the backup is not whole; UNSUPPORTED when a newer Lamppost made it, or where the database
-    is a server's. `more_tombstones` is a journal kept elsewhere, for a machine that lost its own.
+    is a server's. `more_tombstones` are journals kept elsewhere, for a machine that lost its own.
     """
     _only_embedded(settings)
     clock = clock or SystemClock()
@@ -176,7 +173,7 @@ async def restore(
 
 
 async def _restore(
-    source: Path, state: Path, force: bool, more_tombstones: Path | None, clock: Clock
+    source: Path, state: Path, force: bool, more_tombstones: Sequence[Path], clock: Clock
 ) -> Restored:
     manifest = await asyncio.to_thread(read_manifest, source)
     if (state / DATABASE).exists() and not force:
@@ -189,20 +186,24 @@ async def _restore(
     await asyncio.to_thread(_save_tombstones, state / DATABASE, journal)
     part = state / "restore.part"
     await asyncio.to_thread(_stage, source, part)
-    journals = [journal, Journal(source / stones.FOLDER)]
-    if more_tombstones is not None:
-        journals.append(Journal(more_tombstones))
+    folders = [source / stones.FOLDER, *more_tombstones]
+    journals = [journal, *map(Journal, folders)]
     database = SqliteDatabase(part / DATABASE, clock=clock)
     try:
         await database.migrate()
-        replayed, removed = await _replay(database, journals)
+        done = await replaying.replay(database, journals, clock)
         async with database.write() as connection:
-            await _announce(connection, manifest, clock.now_us(), replayed)
+            # The bus begins anew, so nothing that waited for the old one is to be told.
+            await connection.execute(sa.delete(tables.outbox))
+            await announce(connection, clock.now_us(), manifest.made_at_us, done.tombstones)
     finally:
         await database.close()
+    await asyncio.to_thread(replaying.adopt, journal, journals)
     await asyncio.to_thread(_take_place, part, state)
     return Restored(
-        made_at_us=manifest.made_at_us, tombstones_replayed=replayed, segments_removed=removed
+        made_at_us=manifest.made_at_us,
+        tombstones_replayed=done.tombstones,
+        segments_removed=done.segments,
     )
 
 
@@ -261,64 +262,6 @@ def _stage(source: Path, part: Path) -> None:
         shutil.rmtree(part)
     part.mkdir(parents=True)
     shutil.copyfile(source / DATABASE, part / DATABASE)
-
-
-async def _replay(database: SqliteDatabase, journals: Iterable[Journal]) -> tuple[int, int]:
-    """Take every tombstone in: its row stands, its segments' rows are gone. How many were new."""
-    replayed = removed = 0
-    for journal in journals:
-        lines = journal.read()
-        while batch := await asyncio.to_thread(_some, lines):
-            added, gone = await _replay_batch(database, batch)
-            replayed, removed = replayed + added, removed + gone
-    return replayed, removed
-
-
-def _some(lines: Iterator[Tombstone]) -> list[Tombstone]:
-    return list(itertools.islice(lines, BATCH))
-
-
-async def _replay_batch(database: SqliteDatabase, batch: list[Tombstone]) -> tuple[int, int]:
-    table, segment, fragments = tables.tombstone, tables.segment, tables.segment_fragments
-    by_id = {stone.id: stone for stone in batch}
-    removed = 0
-    async with database.write() as connection:
-        known = set(
-            (await connection.execute(sa.select(table.c.id).where(table.c.id.in_(by_id)))).scalars()
-        )
-        new = [stone for key, stone in by_id.items() if key not in known]
-        if new:
-            await connection.execute(sa.insert(table), [stones.row_of(stone) for stone in new])
-        ids = [purged.id for stone in by_id.values() for purged in stone.segments]
-        for first in range(0, len(ids), CHUNK):
-            chunk = ids[first : first + CHUNK]
-            await connection.execute(sa.delete(fragments).where(fragments.c.segment_id.in_(chunk)))
-            gone = await connection.execute(sa.delete(segment).where(segment.c.id.in_(chunk)))
-            removed += gone.rowcount
-        claim = tables.purge_claim
-        await connection.execute(sa.delete(claim).where(claim.c.id.in_(by_id)))
-    return len(new), removed
-
-
-async def _announce(
-    connection: AsyncConnection, manifest: Manifest, now_us: int, replayed: int
-) -> None:
-    """Audit the restore, and tell recorders and detectors of the cameras and their zones as they
-    are now: the bus begins anew."""
-    await audit.append(
-        connection,
-        audit.Entry(
-            at_us=now_us,
-            actor=audit.LOCAL,
-            action="backup.restore",
-            reason=f"Backup of {civil.rfc3339(manifest.made_at_us)}",
-            detail={"tombstones_replayed": replayed},
-        ),
-    )
-    await connection.execute(sa.delete(tables.outbox))
-    found = (await connection.execute(sa.select(tables.camera))).mappings().all()
-    for row in found:
-        await camera_store.tell(connection, rows.camera_of(row), now_us)
 
 
 def _take_place(part: Path, state: Path) -> None:

@@ -3,8 +3,10 @@
 A purge leaves a tombstone: ids, counts, bytes, hashes, policy version and times, nothing of the
 content. It is written twice: as a row, and as a line of `<state>/tombstones/<month>.jsonl`. A
 database restored from a backup has forgotten purges made since; the journal has not, so `restore`
-replays it before anything opens. Order: append to the journal first, then commit the row, so that
-every row has its line; a line whose row never came is harmless, because the bytes are gone.
+replays it before anything opens. Where services run apart each retention worker has its own, in its
+own state folder; a restore is given all of them, or their copies. Order: append to the journal
+first, then commit the row, so that every row has its line; a line whose row never came is harmless,
+because the bytes are gone.
 
 All functions of `Journal` block: call them through `asyncio.to_thread`.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from shared import civil
 from shared.spool import sync_dir
 
 FOLDER = "tombstones"
+TAIL_BYTES = 256 * 1024
+"""Holds the last line of any usual claim."""
 
 
 class Purged(msgspec.Struct, frozen=True, array_like=True):
@@ -119,16 +123,37 @@ class Journal:
             return
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
-                for line in file:
-                    try:
-                        yield _line.decode(line)
-                    except msgspec.MsgspecError:
-                        continue
+                yield from _whole(file)
+
+    def newest(self) -> Tombstone | None:
+        """The one written last, by the end of the newest file alone; None: there is none."""
+        for path in sorted(self.folder.glob("*.jsonl"), reverse=True):
+            with path.open("rb") as file:
+                size, tail = file.seek(0, os.SEEK_END), TAIL_BYTES
+                while True:
+                    file.seek(max(0, size - tail))
+                    # What stands before the first line's end may be the rest of a line.
+                    lines = file.read(tail).split(b"\n")[0 if tail >= size else 1 :]
+                    if found := list(_whole(lines)):
+                        # Not the last line: a restore adds what other journals had.
+                        return max(found, key=lambda stone: stone.written_at_us)
+                    if tail >= size:
+                        break
+                    tail *= 8
+        return None
 
 
 def journal(state_dir: Path) -> Journal:
     """The journal of an installation."""
     return Journal(state_dir / FOLDER)
+
+
+def _whole(lines: Iterable[bytes]) -> Iterator[Tombstone]:
+    for line in lines:
+        try:
+            yield _line.decode(line)
+        except msgspec.MsgspecError:
+            continue
 
 
 def _append(path: Path, data: bytes) -> None:

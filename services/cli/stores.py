@@ -174,28 +174,56 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A folder that `backup` wrote.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A folder that `backup` wrote; none where PostgreSQL was restored."),
+    ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the database that is there.")
+        bool,
+        typer.Option("--force", help="Replace the database that is there; replay beside services."),
     ] = False,
     tombstones: Annotated[
-        Path | None, typer.Option(help="A tombstone journal kept elsewhere, replayed too.")
+        list[Path] | None,
+        typer.Option(help="A folder with a journal of tombstones, replayed too; may be repeated."),
     ] = None,
     as_json: output.Json = False,
 ) -> None:
     """Put a backup in place of the database; every purge made since is replayed first."""
-    from services.backup import restore as put_back
-
     settings = load()
     log.configure(Log(level="warning", format=settings.log.format))
-    done = asyncio.run(put_back(folder, settings, force=force, more_tombstones=tombstones))
-    value = {
-        "restored": str(folder),
-        "made_at": civil.rfc3339(done.made_at_us),
+    journals = tombstones or []
+    if settings.stores.database == "sqlite" and folder is None:
+        raise LamppostError(
+            Kind.INVALID, "Name the backup.", fix="lamppost restore FOLDER, as `backup` wrote it."
+        )
+    if folder is None:
+        value = _replay_on_servers(settings, journals, force)
+    else:
+        from services.backup import restore as put_back
+
+        done = asyncio.run(put_back(folder, settings, force=force, more_tombstones=journals))
+        value = {
+            "restored": str(folder),
+            "made_at": civil.rfc3339(done.made_at_us),
+            "tombstones_replayed": done.tombstones_replayed,
+            "segments_removed": done.segments_removed,
+        }
+    output.emit(value, as_json, output.fields(value))
+
+
+def _replay_on_servers(settings: Settings, journals: list[Path], force: bool) -> dict[str, Any]:
+    from services.restore_servers import restore_servers
+
+    done = asyncio.run(restore_servers(settings, journals, force=force))
+    return {
+        "database_knew_up_to": civil.rfc3339(done.last_known_us),
         "tombstones_replayed": done.tombstones_replayed,
         "segments_removed": done.segments_removed,
+        "sightings_removed": done.sightings_removed,
+        "deletion": "stopped",
+        "next": "Start the services. Place again the holds that were placed since, then: "
+        'lamppost breaker clear --reason "..."',
     }
-    output.emit(value, as_json, output.fields(value))
 
 
 @breaker.command("clear")

@@ -217,9 +217,13 @@ async def test_a_lost_machine_takes_a_journal_kept_elsewhere(world: World) -> No
     await world.purge_later()
     shutil.move(world.settings.state_dir / "tombstones", world.folder / "elsewhere")
     shutil.rmtree(world.settings.state_dir)
-    done = await world.restore(more_tombstones=world.folder / "elsewhere")
+    done = await world.restore(more_tombstones=[world.folder / "elsewhere"])
     assert (done.tombstones_replayed, done.segments_removed) == (1, 1)
     assert [row["camera_id"] for row in await world.rows(tables.segment)] == ["other"]
+    # It is this machine's from now on, so that the next restore knows it too.
+    assert [stone.id for stone in tombstones.journal(world.settings.state_dir).read()] == [
+        "claim-1"
+    ]
 
 
 async def test_restoring_again_changes_nothing(world: World) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+import pytest
+
 from shared import tombstones
 from shared.tombstones import Purged, Tombstone
 
@@ -49,3 +51,23 @@ def test_a_row_holds_the_same(tmp_path: Path) -> None:
     row = tombstones.row_of(_stone(1))
     assert (row["segment_count"], row["size_bytes"]) == (2, 30)
     assert tombstones.unpack_segments(row["segments"]) == _stone(1).segments
+
+
+def test_the_newest_is_found_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tombstones, "TAIL_BYTES", 64)  # less than a line
+    journal = tombstones.journal(tmp_path)
+    assert journal.newest() is None
+    journal.append(*(_stone(number) for number in range(20)), _stone(21, 1_700_000_000_000_001))
+    assert journal.newest() == _stone(21, 1_700_000_000_000_001)
+    (path,) = journal.folder.iterdir()
+    with path.open("ab") as file:
+        file.write(b'{"id": "torn')
+    assert journal.newest() == _stone(21, 1_700_000_000_000_001)
+    (journal.folder / "2099-01.jsonl").write_bytes(b"")
+    assert journal.newest() == _stone(21, 1_700_000_000_000_001)
+
+
+def test_the_newest_is_by_its_time(tmp_path: Path) -> None:
+    journal = tombstones.journal(tmp_path)
+    journal.append(_stone(2, 1_700_000_000_000_002), _stone(1))  # as a restore adds older ones
+    assert journal.newest() == _stone(2, 1_700_000_000_000_002)
