@@ -56,11 +56,10 @@ def _ready(path: Path) -> str:
     """Its name, once it is there and migrated."""
     name = name_of(path)
     if name not in _names:
-        while len(_names) >= MOST:
-            oldest = next(iter(_names))
-            server().drop(oldest)
-            del _names[oldest]
-        server().fresh(name)
+        old = list(_names)[: max(0, len(_names) - MOST + 1)]
+        server().fresh(name, drop=old)
+        for gone in old:
+            del _names[gone]
         _names[name] = None
     return name
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -105,6 +105,7 @@ class Postgres:
         self._home: Path | None = None
         self._process = ServerProcess("postgres", folder / "postgres.log")
         self._programs: Path | None = None
+        self._has_template = False
 
     def __enter__(self) -> Postgres:
         self.start()
@@ -229,13 +230,15 @@ class Postgres:
         self._secret("application")
         return self.folder / "application.password"
 
-    def fresh(self, name: str, *, migrated: bool = True, template: str = "") -> str:
+    def fresh(
+        self, name: str, *, migrated: bool = True, template: str = "", drop: Iterable[str] = ()
+    ) -> str:
         """A new database of that name, a copy of a migrated one, or of `template`; one that was
-        there is dropped."""
+        there is dropped, and so are those of `drop`, all in one visit: many tests begin here."""
         template = template or (self._template() if migrated else "template1")
-        self.drop(name)
-        self._psql(
-            f'create database "{name}" owner {APPLICATION} template {template} strategy file_copy'
+        self._psql_each(
+            *(f'drop database if exists "{old}" with (force)' for old in (*drop, name)),
+            f'create database "{name}" owner {APPLICATION} template {template} strategy file_copy',
         )
         return name
 
@@ -276,10 +279,13 @@ class Postgres:
     # -- parts
 
     def _template(self) -> str:
+        if self._has_template:
+            return TEMPLATE
         if self._psql(f"select 1 from pg_database where datname = '{TEMPLATE}'") == "":
             self._psql(f"create database {TEMPLATE} owner {APPLICATION}")
             environment = {**os.environ, **self.environment(TEMPLATE), **FEW_DAYS}
             run([sys.executable, "-c", MIGRATE], env=environment, cwd=ROOT)
+        self._has_template = True
         return TEMPLATE
 
     def _make(self) -> None:
@@ -331,11 +337,15 @@ class Postgres:
             return False
 
     def _psql(self, sql: str, database: str = "postgres") -> str:
+        return self._psql_each(sql, database=database)
+
+    def _psql_each(self, *statements: str, database: str = "postgres") -> str:
+        """Each a transaction of its own, by one client: its start is most of what it costs."""
         environment = {**os.environ, "PGPASSWORD": self._secret("superuser")}
         address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]
         options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
         return run(
-            [self.bin / "psql", *address, *options, "-c", sql],
+            [self.bin / "psql", *address, *options, *(f"--command={sql}" for sql in statements)],
             env=environment,
             timeout_s=60,
             stdin=subprocess.DEVNULL,
