@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api.queries_sightings import ids_json, one_of
+from services.api.queries_sightings import days_of, ids_json, on_days, one_of
 from shared.clock import SECOND_US
 from shared.coverage import PENDING_US, Coverage
 from shared.db import tables
@@ -63,7 +63,10 @@ def _coverage_query() -> sa.Select[Any]:
     )
 
 
-_COVERAGE = _coverage_query()
+_COVERAGE = {
+    "sqlite": _coverage_query(),
+    "postgresql": _coverage_query().where(on_days(_segment)),
+}
 
 
 async def covered(
@@ -85,10 +88,12 @@ async def covered(
         "limit_us": end_us + LONGEST_RECORDING_US,
         "coming_us": now_us - PENDING_US,
         "open_us": -1 if open_after_us is None else open_after_us,
+        **days_of(connection, start_us, end_us + LONGEST_RECORDING_US),
     }
     newest: dict[str, int] = {}
     recorded = analysed = gated = dropped = pending = 0
-    for row in (await connection.execute(_COVERAGE, values)).all():
+    found = await connection.execute(_COVERAGE[connection.dialect.name], values)
+    for row in found.all():
         newest[row[0]] = int(row[6])
         recorded += int(row[1])
         analysed, gated, dropped = (
@@ -126,6 +131,9 @@ async def _tail(
         .where(one_of(c.camera_id, ids_json(camera_ids)), c.end_us > start_us, c.start_us < end_us)
         .group_by(c.camera_id)
     )
+    days = days_of(connection, start_us, now_us)
+    if days:
+        query = query.where(c.recording_date >= days["first_day"])  # however long a gap is
     gaps = {row[0]: int(row[1]) for row in (await connection.execute(query)).all()}
     earliest_us = max(start_us, now_us - PENDING_US)
     return sum(

@@ -2,7 +2,8 @@
 
 What stands in columns is judged inside index `ix_sighting_search`, which holds all of them, so that
 a row is read only once it is a candidate. Ranges of `start_us` begin a longest sighting before the
-time asked, and `end_us` decides the rest.
+time asked, and `end_us` decides the rest. On PostgreSQL each query also names the recording dates
+that its time can stand under, so that only their partitions are opened.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from services.api.queries import LONGEST_SEGMENT_US, in_scope
 from services.api.sighting_filters import Filters
 from shared.clock import SECOND_US
 from shared.db import tables
+from shared.db.partitions import days_within
 from shared.domain import Purpose
 from shared.intervals import Interval
 from shared.retention import Policy
@@ -186,6 +188,21 @@ def ids_json(cameras: Sequence[str]) -> str:
     return msgspec.json.encode(cameras).decode()
 
 
+def on_days(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row stands on the dates of `days_of`: for PostgreSQL alone, since on SQLite no
+    index that decides a query holds the date."""
+    first = sa.bindparam("first_day", type_=sa.Date)
+    return table.c.recording_date.between(first, sa.bindparam("last_day", type_=sa.Date))
+
+
+def days_of(connection: AsyncConnection, low_us: int, high_us: int) -> dict[str, Any]:
+    """The parameters of `on_days`; none on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return {}
+    first, last = days_within(low_us, high_us)
+    return {"first_day": first, "last_day": last}
+
+
 def _base() -> list[sa.ColumnElement[bool]]:
     """What every search asks of columns, with parameters (`_values`), so that it is made once."""
     c = _sighting.c
@@ -238,7 +255,7 @@ def _narrowing(wanted: Slice) -> list[sa.ColumnElement[bool]]:
 
 def _candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
     """On PostgreSQL, whose planner decides by itself when to read the rows."""
-    return _ordered(sa.select(*_columns()), narrowing)
+    return _ordered(sa.select(*_columns()), [on_days(_sighting), *narrowing])
 
 
 def _sqlite_candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
@@ -285,6 +302,7 @@ async def candidates(
     query = _MAKERS[dialect](narrowing) if narrowing else _CANDIDATES[dialect]
     values = _values(wanted, low_us)
     values |= {"after_us": after.start_us, "after_id": after.id, "most": limit}
+    values |= days_of(connection, low_us, after.start_us)
     return [Candidate(*row) for row in (await connection.execute(query, values)).all()]
 
 
@@ -301,7 +319,10 @@ async def counts(
         .where(*_base(), c.start_us < high_us, *_narrowing(wanted))
         .group_by(bucket)
     )
-    found = await connection.execute(query, _values(wanted, low_us))
+    days = days_of(connection, low_us, high_us)
+    if days:
+        query = query.where(on_days(_sighting))
+    found = await connection.execute(query, _values(wanted, low_us) | days)
     return {int(key) * BUCKET_US: int(n) for key, n in found.all()}
 
 
@@ -339,4 +360,7 @@ async def seen_segments(
         )
         .order_by(c.end_us)
     )
-    return (await connection.execute(query)).mappings().all()
+    days = days_of(connection, span[0], span[1] + LONGEST_SEGMENT_US)
+    if days:
+        query = query.where(on_days(_segment))
+    return (await connection.execute(query, days)).mappings().all()

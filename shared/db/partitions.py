@@ -40,6 +40,17 @@ def days_near(instants_us: Iterable[int]) -> set[date]:
     return found
 
 
+def days_within(low_us: int, high_us: int) -> tuple[date, date]:
+    """The first and the last recording date that instants from `low_us` to `high_us` can stand
+    under. A query that names them looks into those partitions alone."""
+    return _day(low_us // DAY_US - 1), _day(high_us // DAY_US + 1)
+
+
+def _day(number: int) -> date:
+    """The day of that number since 1970, or the nearest one that the calendar has."""
+    return _EPOCH + timedelta(days=min(max(number, 0), (date.max - _EPOCH).days))
+
+
 async def keep_around(database: Database, clock: Clock, options: Postgres) -> None:
     """Make the partitions of the days that are past, here and to come, as the settings say."""
     today = datetime.fromtimestamp(clock.now_us() // SECOND_US, UTC).date()

@@ -151,7 +151,7 @@ def _read(environment: Mapping[str, str], ready: Path, total: int) -> Got:
                 for record in records:
                     meta = FrameMeta.of(record.headers)
                     ages.append((last_us - meta.capture_us) / 1_000)
-                    in_order &= meta.sequence == next_of.get(meta.camera_id, 0)
+                    in_order &= meta.sequence >= next_of.get(meta.camera_id, 0)
                     next_of[meta.camera_id] = meta.sequence + 1
                 if last_us - committed_us > SECOND_US:  # as detect, which has more to do
                     committed_us = last_us
