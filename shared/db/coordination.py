@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from shared.db.columns import string
 from shared.db.tables import metadata
 
 
 def _name(column: str, size: int) -> sa.Column[str]:
-    """In the order of its bytes, as everywhere."""
-    kind = sa.String(size).with_variant(sa.String(size, collation="C"), "postgresql")
-    return sa.Column(column, kind, primary_key=True)
+    return sa.Column(column, string(size), primary_key=True)
 
 
 lease = sa.Table(
     "lease",
     metadata,
     _name("name", 100),
-    sa.Column("holder", sa.String(200), nullable=False),
+    sa.Column("holder", string(200), nullable=False),
     sa.Column("until_us", sa.BigInteger, nullable=False),  # by the database's clock
 )
 

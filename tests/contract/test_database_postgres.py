@@ -549,3 +549,16 @@ async def test_a_swap_gives_way_to_a_long_reader(database: PostgresDatabase) -> 
     async with database.write() as connection:
         await partitions.drop_day(connection, tables.gap, DAY)
     assert await gaps(database) == []
+
+
+async def test_text_is_in_the_order_of_its_bytes_everywhere(database: Database) -> None:
+    """Cursors count on it, and a comparison of two tables' texts needs one order."""
+    query = sa.text(
+        "SELECT c.relname || '.' || a.attname FROM pg_attribute a"
+        " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_collation o ON o.oid = a.attcollation"
+        " WHERE n.nspname IN ('public', 'lamppost_days') AND c.relkind IN ('r', 'p')"
+        " AND a.attnum > 0 AND o.collname <> 'C' AND c.relname <> 'alembic_version'"
+    )
+    async with database.read() as connection:
+        assert list((await connection.execute(query)).scalars()) == []

@@ -10,7 +10,8 @@ def create() -> None:
     """Subscriptions, and the events that wait for them."""
 
     def text(name: str, size: int, default: str | None = None) -> sa.Column[str]:
-        return sa.Column(name, sa.String(length=size), server_default=default, nullable=False)
+        kind = sa.String(size).with_variant(sa.String(size, collation="C"), "postgresql")
+        return sa.Column(name, kind, server_default=default, nullable=False)
 
     def us(name: str, nullable: bool = False) -> sa.Column[int]:
         return sa.Column(name, sa.BigInteger(), nullable=nullable)

@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.create_table(
         "lease",
         sa.Column("name", _text(100), nullable=False),
-        sa.Column("holder", sa.String(200), nullable=False),
+        sa.Column("holder", _text(200), nullable=False),
         sa.Column("until_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
     )
