@@ -73,11 +73,11 @@ async def judge(
         sent_total = stored_total = 0
         for camera in cameras:
             sent = read_sent(sent_dir / f"{camera}.jsonl")
-            stored = await stored_pictures(platform, camera)
+            stored, moves = await stored_pictures(platform, camera)
             missing, doubled = match(sent, stored)
             stored_total += sum(map(len, stored.values()))
             sent_total += len(sent)
-            if doubled:
+            if doubled > moves:
                 wrong.append(f"{camera}: {doubled} pictures are stored that were not sent so often")
             found = losses_before(sent, missing, kills, rate)
             wrong += [f"{camera}: {loss}" for loss in found if loss.seconds > LOSS_LIMIT_S]
@@ -102,11 +102,14 @@ def read_sent(path: Path) -> list[Sent]:
     return found
 
 
-async def stored_pictures(platform: Platform, camera: str) -> dict[str, list[int]]:
-    """Digest of each stored picture's slices -> when it was recorded, in order.
+async def stored_pictures(platform: Platform, camera: str) -> tuple[dict[str, list[int]], int]:
+    """Digest of each stored picture's slices -> when it was recorded, in order; and how often one
+    recorder's seconds end where another's begin.
 
-    Where two recorders had the same seconds, those of the one that counts.
+    Where two recorders had the same seconds, those of the one that counts. Their times of one
+    picture differ a little, so each such edge may show one picture twice.
     """
+    moves = 0
     found: dict[str, list[int]] = defaultdict(list)
     row = tables.segment.c
     query = (
@@ -115,13 +118,15 @@ async def stored_pictures(platform: Platform, camera: str) -> dict[str, list[int
             tables.segment_fragments.c.data,
             row.effective_start_us,
             row.effective_end_us,
+            row.end_us,
         )
         .join(tables.segment_fragments, tables.segment_fragments.c.segment_id == row.id)
         .where(row.camera_id == camera)
     )
     async with platform.database.read() as connection:
         segments = (await connection.execute(query)).all()
-    for key, packed, first_us, after_us in segments:
+    for key, packed, first_us, after_us, end_us in segments:
+        moves += after_us < end_us
         data = await platform.blobs.read(key)
         table = {fragment.offset: fragment for fragment in rows.unpack_fragments(packed)}
         for parsed in fmp4.parse_fragments(data):
@@ -132,7 +137,7 @@ async def stored_pictures(platform: Platform, camera: str) -> dict[str, list[int
                     continue
                 picture = data[sample.offset : sample.offset + sample.size]
                 found[vcl_digest(picture)].append(at_us)
-    return {digest: sorted(times) for digest, times in found.items()}
+    return {digest: sorted(times) for digest, times in found.items()}, moves
 
 
 def vcl_digest(picture: bytes) -> str:
