@@ -8,15 +8,12 @@ snapshot of before it waited, they find a loss.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.support import databases
-from tests.support.retention_races import AT_A_TIME, Loss, Mutation, Races
+from tests.support.retention_races import AT_A_TIME, Loss, Mutation, opened
 
 pytestmark = pytest.mark.servers
 IN_CI, ON_DEMAND, TO_FIND = 200, 2_000, 1_000
@@ -28,20 +25,6 @@ KNOWN: dict[Mutation, tuple[int, ...]] = {
 }
 """Nights in which the mutation was seen to lose something. Real connections never interleave twice
 alike, so that a test goes on from there, up to `TO_FIND` histories."""
-
-
-@asynccontextmanager
-async def opened(folder: Path, mutation: Mutation = Mutation.NONE) -> AsyncIterator[Races]:
-    """Histories on a database of their own."""
-    name = f"races_{mutation.value}"
-    await asyncio.to_thread(databases.server().fresh, name)
-    races = Races(folder, name, mutation)
-    try:
-        await races.start()
-        yield races
-    finally:
-        await races.close()
-        await asyncio.to_thread(databases.server().drop, name)
 
 
 async def play(folder: Path, nights: Iterable[int]) -> None:

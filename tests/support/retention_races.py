@@ -538,3 +538,17 @@ async def purge(worker: RetentionService) -> None:
     assert not made.stop, made.stop
     await worker._executor.run_all(made.claims, 1)
     await worker._sweep(await worker._leaving.run())
+
+
+@asynccontextmanager
+async def opened(folder: Path, mutation: Mutation = Mutation.NONE) -> AsyncIterator[Races]:
+    """Histories on a database of their own."""
+    name = f"races_{mutation.value}"
+    await asyncio.to_thread(databases.server().fresh, name)
+    races = Races(folder, name, mutation)
+    try:
+        await races.start()
+        yield races
+    finally:
+        await races.close()
+        await asyncio.to_thread(databases.server().drop, name)
