@@ -22,9 +22,12 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.blobs.s3_probe import Capabilities
+    from shared.db.postgres_state import State
 
 Verdict = Literal["ok", "warning", "wrong"]
 MIN_OPEN_FILES = 4_096
+MIN_POSTGRES = 150_000
+"""PostgreSQL 15, as the server says its version."""
 MIN_FREE_BYTES = 5_000_000_000
 WHEELS = ("av", "simplejpeg", "numpy", "msgspec", "aiosqlite", "argon2", "uvicorn", "PIL")
 
@@ -44,8 +47,9 @@ def examine(settings: Settings) -> list[Finding]:
         ("python", python),
         ("packages", wheels),
         ("ffmpeg libraries", media),
-        ("sqlite", database),
+        ("sqlite", sqlite_library),
         ("state folder", state_folder),
+        ("database", database),
         ("object store", object_store),
         ("disk", disk),
         ("memory", memory),
@@ -94,7 +98,7 @@ def media(_settings: Settings) -> Finding:
     return Finding("ffmpeg libraries", "ok", detail)
 
 
-def database(_settings: Settings) -> Finding:
+def sqlite_library(_settings: Settings) -> Finding:
     version = sqlite3.sqlite_version
     if sqlite3.sqlite_version_info < (3, 37):
         return Finding("sqlite", "wrong", version, "Use a Python with SQLite 3.37 or newer.")
@@ -137,6 +141,54 @@ def _filesystem(folder: Path) -> str:
         if inside and len(mount) >= len(best):
             best, kind = mount, found
     return kind
+
+
+def database(settings: Settings) -> Finding:
+    """Whether a PostgreSQL is reached and fit, how far its clock is off, and what it holds."""
+    if settings.stores.database != "postgresql":
+        return Finding("database", "ok", "SQLite in the state folder")
+    try:
+        state, apart_s = asyncio.run(_looked(settings))
+    except LamppostError as error:
+        return Finding("database", "wrong", error.message, error.fix)
+    return judged(state, apart_s, settings.retention.max_clock_error_s)
+
+
+async def _looked(settings: Settings) -> tuple[State, float]:
+    from shared.db import postgres, postgres_state
+
+    here = SystemClock()
+    opened = postgres.open_database(settings, here)
+    try:
+        state = await postgres_state.look(opened)
+        return state, (state.now_us - here.now_us()) / SECOND_US
+    finally:
+        await opened.close()
+
+
+def judged(state: State, apart_s: float, most_s: float) -> Finding:
+    """The finding about a PostgreSQL whose clock is `apart_s` before this machine's."""
+    from shared.db import migrate
+
+    what, version = "database", f"PostgreSQL {state.version_num // 10_000}"
+    if state.version_num < MIN_POSTGRES:
+        return Finding(what, "wrong", version, "Use PostgreSQL 15 or newer.")
+    detail = f"{version}, schema {state.revision or 'not made yet'}"
+    if abs(apart_s) > most_s:
+        fix = "Synchronise both clocks: deletion waits until they agree."
+        return Finding(what, "wrong", f"{detail}; its clock is {apart_s:+.0f} s off", fix)
+    if not state.revision:
+        return Finding(what, "ok", f"{detail}: the first start makes it")
+    if state.revision not in migrate.known():
+        fix = "Update this program: the database was migrated by a newer one."
+        return Finding(what, "warning", f"{detail}, which this program does not know", fix)
+    if state.revision != migrate.head():
+        fix = "The next start migrates it."
+        return Finding(what, "warning", f"{detail}, of an older program", fix)
+    if state.days_ahead < 1:
+        fix = "Start the archive, which makes them; rows of a day without one wait for it."
+        return Finding(what, "warning", f"{detail}; no partitions for tomorrow", fix)
+    return Finding(what, "ok", f"{detail}, partitions for {state.days_ahead} days to come")
 
 
 def object_store(settings: Settings) -> Finding:

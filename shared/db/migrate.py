@@ -31,6 +31,12 @@ def head() -> str:
     return revision
 
 
+def known() -> set[str]:
+    """Every revision this code knows."""
+    scripts = ScriptDirectory.from_config(config()).walk_revisions()
+    return {script.revision for script in scripts}
+
+
 def upgrade(connection: sa.Connection) -> str:
     """Bring the schema to the newest revision inside the connection's transaction; its name.
 
@@ -38,8 +44,7 @@ def upgrade(connection: sa.Connection) -> str:
     of the release before runs on (docs/architecture.md, "Database").
     """
     there = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
-    if there is not None and there not in known:
+    if there is not None and there not in known():
         return there
     command.upgrade(config(connection), "head")
     return head()
