@@ -260,6 +260,8 @@ class Store:
         listed = self.client.minio.list_objects(self.bucket, folder, start_after=begin)
         for one in sorted(listed, key=lambda found: str(found.object_name)):
             name = str(one.object_name)
+            if name == folder:
+                continue  # SeaweedFS lists an emptied folder inside itself until it removes it
             if not one.is_dir:
                 if name.startswith(prefix) and name > start_after:
                     yield _info(one)
