@@ -242,6 +242,13 @@ async def is_purged(
     return any(one.id == segment_id for data in packed for one in unpack_segments(data))
 
 
+async def deletion_stopped(connection: AsyncConnection) -> bool:
+    """Whether the breaker is open."""
+    table = tables.breaker
+    query = sa.select(table.c.id).where(table.c.cleared_at_us.is_(None)).limit(1)
+    return await connection.scalar(query) is not None
+
+
 async def camera_exists(connection: AsyncConnection, camera_id: str) -> bool:
     """Whether there is or was such a camera: footage of a deleted one is still footage."""
     query = sa.select(tables.camera.c.id).where(tables.camera.c.id == camera_id)

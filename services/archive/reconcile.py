@@ -13,8 +13,9 @@ An object is left alone for its first hour, and while a spool has its video. Els
   camera's lock and with its holds, as if the recorder had filed it now;
 - else it stays, counted and logged: nothing unexpired is deleted (invariant 5).
 
-While the time is doubted, nothing is adopted or removed. Of several archives the one with the lease
-walks: the bucket is one, and a removal should be audited once.
+While the time is doubted, nothing is adopted or removed; while the breaker is open only what was
+purged before is removed: after a restore, holds may have to be placed again. Of several archives
+the one with the lease walks: the bucket is one, and a removal should be audited once.
 """
 
 from __future__ import annotations
@@ -232,6 +233,9 @@ class Reconciler:
         no later one can make what is over readable again. `sure`: no hold matters either."""
         async with self._platform.database.write([place.camera_id]) as connection:
             if await queries.known_keys(connection, [_segment_key(found.key)]):
+                return
+            if not sure and await queries.deletion_stopped(connection):
+                self._leave(found.key, "the breaker has stopped deletion")
                 return
             now_us = self._platform.clock.now_us()
             policy = await self._committer.policy(connection)

@@ -206,6 +206,23 @@ async def test_what_is_past_its_expiry_goes_and_the_audit_says_so(store: Store) 
     ]
 
 
+async def test_while_the_breaker_is_open_what_is_past_its_expiry_stays(store: Store) -> None:
+    recorded = await store.filed()
+    keys = await all_keys(store.platform)
+    await store.forget(*(one.segment for one in recorded))
+    async with store.platform.database.write() as connection:
+        await connection.execute(
+            sa.insert(tables.breaker).values(id="b", opened_at_us=1, cause="restored")
+        )
+    store.pass_us(EXPIRY_US - store.clock.now_us() + HOUR_US)
+    await store.walk()
+    assert await all_keys(store.platform) == keys
+    async with store.platform.database.write() as connection:
+        await connection.execute(sa.update(tables.breaker).values(cleared_at_us=2))
+    await store.walk()
+    assert await all_keys(store.platform) == []
+
+
 @pytest.mark.parametrize("spoil", ["junk", "cut", "unknown camera", "changed", "wrong date"])
 async def test_what_cannot_be_adopted_stays_until_its_expiry(store: Store, spoil: str) -> None:
     whole = made()[0].data
