@@ -118,7 +118,7 @@ class NoDatabase:
     def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
         raise _none()
 
-    async def now_us(self) -> int:
+    async def now_us(self, connection: AsyncConnection | None = None) -> int:
         raise _none()
 
     async def ensure_days(self, days: Iterable[date]) -> None:

@@ -66,7 +66,7 @@ class ApiContext:
             monotonic_us=self.clock.monotonic_us(),
             started_wall_us=self._wall_start_us,
             started_monotonic_us=self._mono_start_us,
-            database_us=await self.platform.database.now_us(),
+            database_us=await self.platform.database.now_us(connection),
             newest_commit_us=await queries.newest_audit_us(connection),
         )
         max_error_us = round(self.settings.retention.max_clock_error_s * SECOND_US)

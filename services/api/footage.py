@@ -43,7 +43,7 @@ class Watch:
         """The object store's own time, just read."""
         self._store = store_us, self._clock.monotonic_us()
 
-    async def judge(self, newest_commit_us: int | None) -> doubt.Doubt:
+    async def judge(self, newest_commit_us: int | None, connection: AsyncConnection) -> doubt.Doubt:
         """Whether the time is doubted now."""
         monotonic = self._clock.monotonic_us()
         store = None if self._store is None else self._store[0] + monotonic - self._store[1]
@@ -52,7 +52,7 @@ class Watch:
             monotonic_us=monotonic,
             started_wall_us=self._started[0],
             started_monotonic_us=self._started[1],
-            database_us=await self._database.now_us(),
+            database_us=await self._database.now_us(connection),
             newest_commit_us=newest_commit_us,
             store_us=store,
         )
@@ -200,7 +200,8 @@ class Footage:
     ) -> Judge:
         policy = await policies.newest(connection) or self._default_policy()
         holds = await media_queries.holds(connection, camera_id, start_us, end_us)
-        doubted = await self.watch.judge(await media_queries.newest_commit_us(connection))
+        newest_us = await media_queries.newest_commit_us(connection)
+        doubted = await self.watch.judge(newest_us, connection)
         return Judge(policy, holds, self._platform.clock.now_us(), doubted, viewer_id)
 
     def _default_policy(self) -> Policy:

@@ -207,7 +207,7 @@ async def eye(
         holds = await stored_holds.load(
             connection, cameras=camera_ids, start_us=span[0] - DAY_US, end_us=span[1] + DAY_US
         )
-    doubted = await context.media.footage.watch.judge(moment.newest_commit_us)
+    doubted = await context.media.footage.watch.judge(moment.newest_commit_us, connection)
     latest_us = max(now_us, doubted.latest_us)
     # A policy that was shortened counts from when it came into force.
     shortened = policy.effective_from_us <= latest_us

@@ -28,7 +28,7 @@ class Doubts:
             monotonic_us=clock.monotonic_us(),
             started_wall_us=self._started[0],
             started_monotonic_us=self._started[1],
-            database_us=await self._platform.database.now_us(),
+            database_us=await self._platform.database.now_us(connection),
             newest_commit_us=await queries.newest_commit_us(connection),
         )
         return doubt.judge(readings, self._limit_us)

@@ -42,8 +42,9 @@ class Database(Protocol):
         self, cameras: Iterable[str] = ()
     ) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
-    async def now_us(self) -> int:
-        """The database's own wall clock."""
+    async def now_us(self, connection: AsyncConnection | None = None) -> int:
+        """The database's own wall clock. Who has a connection asks on it: a second one may be what
+        all who have the first are waiting for."""
         ...
 
     async def ensure_days(self, days: Iterable[date]) -> None:

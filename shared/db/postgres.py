@@ -109,10 +109,12 @@ class PostgresDatabase:
     def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._transaction(self._begin_write([lock_key(name) for name in sorted(cameras)]))
 
-    async def now_us(self) -> int:
-        async with self._transaction(f"BEGIN; {self._limits}", keeps=False) as connection:
+    async def now_us(self, connection: AsyncConnection | None = None) -> int:
+        if connection is not None:
             query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
             return int((await connection.exec_driver_sql(query)).scalar_one())
+        async with self._transaction(f"BEGIN; {self._limits}", keeps=False) as own:
+            return await self.now_us(own)
 
     async def ensure_days(self, days: Iterable[date]) -> None:
         missing = sorted(set(days) - self._days)

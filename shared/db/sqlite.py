@@ -96,7 +96,7 @@ class SqliteDatabase:
                 Kind.UNAVAILABLE, "No database connection was free in time."
             ) from error
 
-    async def now_us(self) -> int:
+    async def now_us(self, connection: AsyncConnection | None = None) -> int:
         """An embedded database has the machine's clock."""
         if self._closed:
             raise LamppostError(Kind.CLOSED, "The database is closed.")

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import Clock, SimulatedClock
 from shared.db import Database, tables
@@ -73,8 +74,8 @@ def opened(path: Path, clock: Clock, *, durable: bool = False) -> Database:
     class Simulated(PostgresDatabase):
         """Its clock is the test's, as SQLite's is; a server has the machine's."""
 
-        async def now_us(self) -> int:
-            await super().now_us()
+        async def now_us(self, connection: AsyncConnection | None = None) -> int:
+            await super().now_us(connection)
             return clock.now_us()
 
     found = load(server().environment(_ready(path)), {}).postgres

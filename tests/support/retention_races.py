@@ -157,7 +157,7 @@ class RacingDatabase(PostgresDatabase):
         sa.event.listen(self._engine.sync_engine, "before_cursor_execute", self._before)
         sa.event.listen(self._engine.sync_engine, "after_cursor_execute", self._after)
 
-    async def now_us(self) -> int:
+    async def now_us(self, connection: object = None) -> int:
         await super().now_us()
         return self._simulated.now_us()
 

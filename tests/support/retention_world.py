@@ -101,7 +101,7 @@ class FaultyDatabase:
             self._faults.at("before.commit")
         self._faults.at("after.commit")
 
-    async def now_us(self) -> int:
+    async def now_us(self, connection: object = None) -> int:
         self._faults.reach("database")
         return await self._inner.now_us() + self.skew_us
 
