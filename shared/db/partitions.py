@@ -110,10 +110,12 @@ async def drop_day(
         return 0
     new, kept = f"{old}_kept", 0
     if keep is not None:
-        # Writers of this day wait from here on, so that what is copied is what there is.
+        # Writers of this day wait from here on, so that what is copied is what there is. The copy
+        # has its indexes from the start: readers would wait for those made at its attachment.
+        like = f"LIKE {table.name} {_LIKE} INCLUDING INDEXES"
         await script(connection, [
             f"LOCK TABLE {old} IN SHARE ROW EXCLUSIVE MODE",
-            f"CREATE TABLE {new} (LIKE {table.name} {_LIKE}){_STORED.get(table.name, '')}",
+            f"CREATE TABLE {new} ({like}){_STORED.get(table.name, '')}",
         ])  # fmt: skip
         target = sa.table(new.partition(".")[2], *map(_bare, table.columns), schema=SCHEMA)
         chosen = keep.where(table.c.recording_date == day)
