@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from services.cli.app import app
 from services.restore_servers import restore_servers
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
@@ -41,3 +43,21 @@ async def test_a_database_in_a_file_is_restored_from_its_backup(tmp_path: Path) 
     found = await refused(settings_in(tmp_path, database="sqlite"), tmp_path)
     assert found.kind is Kind.UNSUPPORTED
     assert "lamppost backup" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("database", "arguments", "told"),
+    [
+        ("sqlite", [], "Name the backup"),
+        ("postgresql", ["backup"], "own backups"),
+        ("postgresql", [], "no journal of tombstones"),
+    ],
+)
+def test_the_command_says_what_it_needs_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str, arguments: list[str], told: str
+) -> None:
+    monkeypatch.setenv("LAMPPOST_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("LAMPPOST_STORES__DATABASE", database)
+    result = CliRunner().invoke(app, ["restore", *arguments])
+    assert isinstance(result.exception, LamppostError)
+    assert told in str(result.exception)
