@@ -16,7 +16,12 @@ import sqlalchemy as sa
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
 from sqlalchemy import orm
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from starlette.responses import Response
 
 from services.api import sighting_query
@@ -32,6 +37,7 @@ from services.api.sighting_query import Search, Since, Until, when_of
 from shared.db import tables
 from shared.db.rows import sighting_of
 from shared.platform import open_platform
+from shared.settings import Settings
 from tests.bench import store
 
 
@@ -49,9 +55,8 @@ class Plain(Base):
     )
 
 
-def peer_router(path: Path) -> APIRouter:
+def peer_router(engine: AsyncEngine) -> APIRouter:
     """The peer's one route."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     router = APIRouter()
 
@@ -112,16 +117,22 @@ async def _hits(
     return found
 
 
-async def _serve(state: Path, peer: Path, port: int) -> None:
-    settings = store.settings_of(state)
+async def serve(settings: Settings, engine: AsyncEngine, port: int) -> None:
+    """Both sides, until the process ends."""
     platform = await open_platform(settings)
     context = ApiContext(platform, settings, RecorderDirectory(platform.bus, platform.clock))
     app: FastAPI = create_app(context)
-    app.include_router(peer_router(peer))
+    app.include_router(peer_router(engine))
     config = uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="off")
     await uvicorn.Server(config).serve()
     await platform.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(
+        serve(
+            store.settings_of(Path(sys.argv[1])),
+            create_async_engine(f"sqlite+aiosqlite:///{sys.argv[2]}"),
+            int(sys.argv[3]),
+        )
+    )

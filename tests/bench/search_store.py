@@ -71,7 +71,7 @@ def build(folder: Path, sizes: Sizes) -> Stored:
     end_us = measure.CLOCK.now_us() // HOUR_US * HOUR_US
     start_us = end_us - sizes.days * DAY_US
     names = [f"cam-{number:03}" for number in range(sizes.cameras)]
-    key = asyncio.run(_prepare(settings, names))
+    key = asyncio.run(prepare(settings, names))
     path, peer = settings.state_dir / "lamppost.db", folder / "peer.db"
     c = sqlite3.connect(path, isolation_level=None)
     try:
@@ -85,7 +85,8 @@ def build(folder: Path, sizes: Sizes) -> Stored:
     return Stored(settings, peer, key, start_us, end_us, names)
 
 
-async def _prepare(settings: Settings, names: list[str]) -> str:
+async def prepare(settings: Settings, names: list[str]) -> str:
+    """Migrate, and make the cameras and a person known; the person's key."""
     async with store.opened(settings) as platform:
         cameras = [
             Camera(id=name, name=name, source=Source("rtsp://camera.test/1")) for name in names
@@ -130,7 +131,7 @@ def _fill(c: sqlite3.Connection, sizes: Sizes, start_us: int, peer: Path) -> Non
 def _shapes(c: sqlite3.Connection, sizes: Sizes) -> None:
     """Different sightings, whose id, camera and times stand for others'."""
     rows = []
-    for number, made in enumerate(_drawn(sizes.shapes)):
+    for number, made in enumerate(drawn(sizes.shapes)):
         row = sighting_row(made, POLICY, made.end_us, ended=True)
         text = pack_sighting(made).decode()
         rows.append((number, made.end_us - FIRST_US, made.best.at_us - FIRST_US, text, row))
@@ -148,7 +149,7 @@ def _shapes(c: sqlite3.Connection, sizes: Sizes) -> None:
     )  # fmt: skip
 
 
-def _drawn(count: int) -> Iterator[Sighting]:
+def drawn(count: int) -> Iterator[Sighting]:
     """The same ones each time: walks of some seconds through the picture."""
     draw = random.Random(5)
     for _ in range(count):
