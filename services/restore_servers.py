@@ -21,9 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services import replaying
 from services.api import camera_store
 from services.retention import queries
+from services.statelock import StateLock
 from shared import audit, civil, ids, tombstones
 from shared.clock import Clock, SystemClock
 from shared.db import Database, rows, tables
+from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
 from shared.tombstones import Journal
@@ -51,19 +53,17 @@ async def restore_servers(
     """Replay the journals in these folders, and this state folder's, into the database of the
     settings, which PostgreSQL's own means have brought back.
 
-    NOT_FOUND when a folder has no journal, INVALID when there is none at all; CONFLICT while
-    services are connected and `force` is not given; UNSUPPORTED where the database is a file.
+    Where the database is a file it is the same for one that was put back by hand.
+
+    NOT_FOUND when a folder has no journal or there is no database, INVALID when there is no journal
+    at all; CONFLICT while services run on it, and for a server's database `force` is not given.
     """
-    if settings.stores.database != "postgresql":
-        raise LamppostError(
-            Kind.UNSUPPORTED,
-            "The database is a file, which is restored from a backup.",
-            fix="Name the folder that `lamppost backup` wrote.",
-        )
     journals = await asyncio.to_thread(_journals, settings, folders)
+    clock = clock or SystemClock()
+    if settings.stores.database == "sqlite":
+        return await _replay_into_file(settings, journals, clock)
     from shared.db.postgres import open_database
 
-    clock = clock or SystemClock()
     database = open_database(settings, clock)
     try:
         if not force:
@@ -72,6 +72,27 @@ async def restore_servers(
         return await replay_into(database, settings, journals, clock)
     finally:
         await database.close()
+
+
+async def _replay_into_file(
+    settings: Settings, journals: Sequence[Journal], clock: Clock
+) -> Replay:
+    path = settings.state_dir / "lamppost.db"
+    if not path.exists():
+        raise LamppostError(
+            Kind.NOT_FOUND,
+            f"There is no database in {settings.state_dir}.",
+            fix="Name a backup: lamppost restore FOLDER.",
+        )
+    lock = StateLock(settings.state_dir / "lock", f"The state folder {settings.state_dir}")
+    lock.acquire()
+    database = SqliteDatabase(path, clock=clock)
+    try:
+        await database.migrate()
+        return await replay_into(database, settings, journals, clock)
+    finally:
+        await database.close()
+        lock.release()
 
 
 async def replay_into(

@@ -176,7 +176,9 @@ def backup(
 def restore(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="A folder that `backup` wrote; none where PostgreSQL was restored."),
+        typer.Argument(
+            help="A folder that `backup` wrote; none where the database is back already."
+        ),
     ] = None,
     force: Annotated[
         bool,
@@ -192,12 +194,15 @@ def restore(
     settings = load()
     log.configure(Log(level="warning", format=settings.log.format))
     journals = tombstones or []
-    if settings.stores.database == "sqlite" and folder is None:
+    if settings.stores.database == "sqlite" and folder is None and not journals:
         raise LamppostError(
-            Kind.INVALID, "Name the backup.", fix="lamppost restore FOLDER, as `backup` wrote it."
+            Kind.INVALID,
+            "Name the backup.",
+            fix="lamppost restore FOLDER, as `backup` wrote it; for a database that was put back "
+            "by hand, --tombstones and its journal.",
         )
     if folder is None:
-        value = _replay_on_servers(settings, journals, force)
+        value = _replay(settings, journals, force)
     else:
         from services.backup import restore as put_back
 
@@ -211,7 +216,7 @@ def restore(
     output.emit(value, as_json, output.fields(value))
 
 
-def _replay_on_servers(settings: Settings, journals: list[Path], force: bool) -> dict[str, Any]:
+def _replay(settings: Settings, journals: list[Path], force: bool) -> dict[str, Any]:
     from services.restore_servers import restore_servers
 
     done = asyncio.run(restore_servers(settings, journals, force=force))

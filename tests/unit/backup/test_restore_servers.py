@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from typer.testing import CliRunner
 
 from services.cli.app import app
 from services.restore_servers import restore_servers
+from services.statelock import StateLock
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
+from shared.tombstones import Purged, Tombstone, journal
+from tests.support import databases
 
 
 def settings_in(folder: Path, **stores: Any) -> Settings:
@@ -39,10 +43,31 @@ async def test_no_journal_at_all_is_refused(tmp_path: Path) -> None:
     assert "--tombstones" in found.fix
 
 
-async def test_a_database_in_a_file_is_restored_from_its_backup(tmp_path: Path) -> None:
-    found = await refused(settings_in(tmp_path, database="sqlite"), tmp_path)
-    assert found.kind is Kind.UNSUPPORTED
-    assert "lamppost backup" in found.fix
+@databases.only_sqlite
+async def test_a_file_that_was_put_back_by_hand_is_told_too(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "state", database="sqlite")
+    stone = Tombstone(
+        id="claim",
+        camera_id="cam",
+        recording_date=date(2024, 4, 16),
+        segments=(Purged("s", 1, 2, "ab", 10),),
+        policy_version=0,
+        due_at_us=1,
+        claimed_at_us=2,
+        bytes_gone_at_us=3,
+        written_at_us=4,
+    )
+    journal(settings.state_dir).append(stone)
+    assert (await refused(settings)).kind is Kind.NOT_FOUND
+    await databases.migrated(settings.state_dir / "lamppost.db")
+    lock = StateLock(settings.state_dir / "lock", "The state folder")
+    lock.acquire()
+    try:
+        assert (await refused(settings)).kind is Kind.CONFLICT
+    finally:
+        lock.release()
+    assert (await restore_servers(settings, [])).tombstones_replayed == 1
+    assert (await restore_servers(settings, [])).tombstones_replayed == 0
 
 
 @pytest.mark.parametrize(
