@@ -246,13 +246,12 @@ def _swap(environment: dict[str, str], folder: Path, day: Day) -> tuple[Cost, fl
 def _delete(environment: dict[str, str], folder: Path, day: Day) -> tuple[Cost, float]:
     """The peer."""
     held = f"start_us < {day.held_us[1]} AND end_us > {day.held_us[0]}"
-    kept = f"SELECT id FROM sighting WHERE recording_date = '{DAY}' AND {held}"
-    alone = f"SELECT id FROM segment WHERE recording_date = '{DAY}'"
     statements = (
-        f"DELETE FROM thumbnail WHERE recording_date = '{DAY}' AND sighting_id NOT IN ({kept})",
+        f"DELETE FROM thumbnail t WHERE recording_date = '{DAY}' AND NOT EXISTS (SELECT FROM"
+        f" sighting s WHERE recording_date = '{DAY}' AND s.id = t.sighting_id AND {held})",
         f"DELETE FROM sighting WHERE recording_date = '{DAY}' AND NOT ({held})",
-        f"DELETE FROM segment_fragments WHERE recording_date = '{DAY}'"
-        f" AND segment_id NOT IN ({alone})",
+        f"DELETE FROM segment_fragments f WHERE recording_date = '{DAY}' AND NOT EXISTS (SELECT"
+        f" FROM segment g WHERE recording_date = '{DAY}' AND g.id = f.segment_id)",
         "VACUUM thumbnail",
         "VACUUM sighting",
         "VACUUM segment_fragments",
