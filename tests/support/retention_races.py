@@ -157,8 +157,8 @@ class RacingDatabase(PostgresDatabase):
         sa.event.listen(self._engine.sync_engine, "before_cursor_execute", self._before)
         sa.event.listen(self._engine.sync_engine, "after_cursor_execute", self._after)
 
-    async def now_us(self, connection: object = None) -> int:
-        await super().now_us()
+    async def now_us(self, connection: AsyncConnection | None = None) -> int:
+        await super().now_us(connection)
         return self._simulated.now_us()
 
     @asynccontextmanager
