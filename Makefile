@@ -10,7 +10,7 @@ JOBS ?= 2
 PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py \
 	test_rtsp_recording.py test_rtsp_faults.py test_live_latency.py test_playback_ffprobe.py \
 	test_detection_accuracy.py test_tracking.py test_motion_gate.py test_detect_beside.py \
-	test_detect_program.py test_search_clips.py) \
+	test_detect_program.py test_search_clips.py test_hold_race_postgres.py) \
 	tests/web
 
 .PHONY: help run test prove torture bench servers stack-test chaos bench-stack lint docs lock clean

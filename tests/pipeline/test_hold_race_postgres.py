@@ -42,6 +42,7 @@ async def test_nothing_held_is_purged_and_nothing_unheld_stays(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 async def test_the_same_of_thousands_of_histories(tmp_path: Path) -> None:
     await play(tmp_path, range(1_000, 1_000 + ON_DEMAND // AT_A_TIME))
