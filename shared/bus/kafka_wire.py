@@ -159,15 +159,25 @@ async def list_offsets(
     return found
 
 
+CANCELS, CANCEL_S = 50, 0.1
+"""How often aiokafka's tasks are asked to end, and how long each time."""
+
+
 async def end_fetching(fetch: AIOKafkaConsumer) -> None:
     """Stop it. aiokafka awaits requests that it has just cancelled, and their CancelledError would
-    look like a cancellation of ours: so they are ended here before."""
+    look like a cancellation of ours; and its fetching task may take its own for a request's and go
+    on. So all of them are ended here before, and asked as often as it takes."""
     fetcher = fetch._fetcher
     if fetcher is not None:
-        ending = [fetcher._fetch_task, *fetcher._pending_tasks]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        for _ in range(CANCELS):
+            going = {
+                task for task in (fetcher._fetch_task, *fetcher._pending_tasks) if not task.done()
+            }
+            if not going:
+                break
+            for task in going:
+                task.cancel()
+            await asyncio.wait(going, timeout=CANCEL_S)
         fetcher._pending_tasks.clear()
     with contextlib.suppress(*AWAY):
         await fetch.stop()
