@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -95,7 +96,7 @@ class PostgresDatabase:
             connect_args={
                 "async_creator_fn": self._connect,
                 "prepared_statement_cache_size": 256 if named else 0,
-                "prepared_statement_name_func": None if named else _unnamed,
+                "prepared_statement_name_func": _named if named else _unnamed,
             },
         )
         sa.event.listen(self._engine.sync_engine, "handle_error", _translate_silence)
@@ -283,6 +284,14 @@ class PostgresDatabase:
 
 def _unnamed() -> str:
     return ""
+
+
+_numbers = itertools.count(1)
+
+
+def _named() -> str:
+    """A name that no other statement of this process has."""
+    return f"lamppost_{next(_numbers)}"
 
 
 def _translate_silence(context: sa.engine.ExceptionContext) -> None:
