@@ -8,17 +8,16 @@ that a name that changes its mind in between gains nothing.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from shared import hosts
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str], list[str]]
 RESOLVE_S = 5.0
 FIX = "Let the operator add the host to setting relay.webhook_hosts."
@@ -58,13 +57,7 @@ class WebhookHosts:
     def __init__(self, settings: Settings, resolver: Resolver = resolve) -> None:
         self._resolver = resolver
         self._http = settings.relay.webhook_http
-        self._names: set[str] = set()
-        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-        for entry in settings.relay.webhook_hosts:
-            try:
-                self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
-            except ValueError:
-                self._names.add(plain(entry))
+        self._list = hosts.Allowed(settings.relay.webhook_hosts)
         # A name server that hangs must not take the threads that others need.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="webhook.resolve")
 
@@ -75,17 +68,17 @@ class WebhookHosts:
         """Where to connect for this address. INVALID for what is no usable address, FORBIDDEN for
         a host that is not allowed, UNAVAILABLE when the name has no address now."""
         parts, port = self._parsed(url)
-        host = plain(parts.hostname or "")
-        if not self._names and not self._networks:
+        host = hosts.plain(parts.hostname or "")
+        if self._list.empty:
             raise LamppostError(
                 Kind.FORBIDDEN, "No host is allowed to receive webhooks here.", fix=FIX
             )
-        named = host in self._names
-        literal = address_of(host)
-        if literal is None and not named and not self._networks:
+        named = self._list.names(host)
+        literal = hosts.address_of(host)
+        if literal is None and not named and not self._list.networks:
             raise LamppostError(Kind.FORBIDDEN, f"Webhooks may not reach {host}.", fix=FIX)
         found = [host] if literal is not None else await self._resolved(host)
-        allowed = [text for text in found if self._allows(text, named)]
+        allowed = [text for text in found if self._list.allows(text, named)]
         if not allowed:
             raise LamppostError(Kind.FORBIDDEN, f"Webhooks may not reach {host}.", fix=FIX)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -125,27 +118,3 @@ class WebhookHosts:
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             raise LamppostError(Kind.UNAVAILABLE, f"{host} has no address now.") from error
         return found
-
-    def _allows(self, text: str, named: bool) -> bool:
-        address = address_of(text)
-        if address is None or address.is_multicast or address.is_unspecified:
-            return False
-        if any(address in network for network in self._networks):
-            return True
-        # A name alone does not open this machine: only `localhost` is meant to be here.
-        here = address.is_loopback or address.is_link_local
-        return named and (not here or (address.is_loopback and "localhost" in self._names))
-
-
-def plain(host: str) -> str:
-    return host.strip("[]").rstrip(".").lower()
-
-
-def address_of(text: str) -> Address | None:
-    """The address that a text is; an IPv4 one inside IPv6 counts as itself."""
-    try:
-        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address

@@ -6,14 +6,13 @@ so that a name that changes its mind in between gains nothing. docs/architecture
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable
 
+from shared import hosts
 from shared.clock import Clock
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str], list[str]]
 POLL_S = 0.25
 
@@ -38,13 +37,7 @@ class HostList:
 
     def __init__(self, entries: tuple[str, ...], resolver: Resolver = resolve) -> None:
         self._resolver = resolver
-        self._names: set[str] = set()
-        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-        for entry in entries:
-            try:
-                self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
-            except ValueError:
-                self._names.add(_plain(entry))
+        self._list = hosts.Allowed(entries)
         self._restricted = bool(entries)
 
     def addresses(
@@ -54,9 +47,9 @@ class HostList:
 
         HostRefusedError when the list forbids them all, HostUnknownError when there is none.
         """
-        named = _plain(host) in self._names
-        literal = _address(host)
-        if self._restricted and literal is None and not named and not self._networks:
+        named = self._list.names(host)
+        literal = hosts.address_of(host)
+        if self._restricted and literal is None and not named and not self._list.networks:
             raise HostRefusedError(host)
         found = [host] if literal else self._resolved(host, clock, timeout_s, interrupted)
         allowed = [text for text in found if self._allows(text, named)]
@@ -65,14 +58,10 @@ class HostList:
         return allowed
 
     def _allows(self, text: str, named: bool) -> bool:
-        address = _address(text)
-        if address is None or address.is_multicast or address.is_unspecified:
-            return False
-        if not self._restricted or any(address in network for network in self._networks):
-            return True
-        # A name alone does not open this machine: only `localhost` is meant to be here.
-        here = address.is_loopback or address.is_link_local
-        return named and (not here or "localhost" in self._names)
+        if self._restricted:
+            return self._list.allows(text, named)
+        address = hosts.address_of(text)
+        return address is not None and not (address.is_multicast or address.is_unspecified)
 
     def _resolved(
         self, host: str, clock: Clock, timeout_s: float, interrupted: threading.Event
@@ -126,16 +115,3 @@ class Lookups:
 
 
 LOOKUPS = Lookups()
-
-
-def _plain(host: str) -> str:
-    return host.strip("[]").rstrip(".").lower()
-
-
-def _address(text: str) -> Address | None:
-    try:
-        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
