@@ -140,8 +140,10 @@ class Stream:
         if clip.codec is not self.clip.codec:
             self.end_all("reset", "scenario")
         self.clip = clip
-        self._origin = to_ticks(self._world.clock.monotonic_us()) - clip.sends[0]
-        self._seek()
+        # Not by seeking: time goes on between two looks at the clock, and the first picture, without
+        # which nothing before the next key picture can be decoded, would be the past.
+        self._origin = self._base = to_ticks(self._world.clock.monotonic_us()) - clip.sends[0]
+        self._index = 0
 
     def key_timestamp(self, session: Session) -> int:
         """The RTP timestamp of the picture that a session would begin with now."""

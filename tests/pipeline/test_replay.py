@@ -37,8 +37,10 @@ QUICK = "h264 with B-frames"
 """Of what plays in real time, `make test` has this one."""
 
 
-def source_of(url: str, state_dir: Path, secret: str | None = None) -> RtspSource:
-    settings = load({}, {"state_dir": str(state_dir), "ingest": {"silent_s": 2.0}})
+def source_of(
+    url: str, state_dir: Path, secret: str | None = None, silent_s: float = 10.0
+) -> RtspSource:
+    settings = load({}, {"state_dir": str(state_dir), "ingest": {"silent_s": silent_s}})
     camera = Camera(id="cam", name="cam", source=Source(url=url, secret=secret))
     return RtspSource(camera, settings, CLOCK, url, memory=SourceMemory())
 
@@ -122,7 +124,7 @@ async def test_faults_are_what_a_recorder_sees(tmp_path: Path) -> None:
         second = source_of(running.url("cam-002"), tmp_path)
         reason, _ = await asyncio.to_thread(watch, second)
         assert reason is GapReason.UNREACHABLE  # the ramp has not come to it
-        made = source_of(running.url("cam-001"), tmp_path)
+        made = source_of(running.url("cam-001"), tmp_path, silent_s=2.0)
         reason, packets = await asyncio.to_thread(watch, made)
         assert reason is GapReason.CONNECTION_LOST  # the storm
         skews = [p.received_us - p.capture_us for p in packets if p.capture_us is not None]

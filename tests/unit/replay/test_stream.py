@@ -65,8 +65,8 @@ class Reader(asyncio.Transport):
 class Scene:
     """One stream and its clock."""
 
-    def __init__(self, path: Path, skew_us: int = 0) -> None:
-        self.clock = SimulatedClock()
+    def __init__(self, path: Path, skew_us: int = 0, clock: SimulatedClock | None = None) -> None:
+        self.clock = clock or SimulatedClock()
         self.wheel = Wheel(self.clock)
         self.world = World(self.clock, self.wheel)
         origin = to_ticks(self.clock.monotonic_us())
@@ -206,6 +206,32 @@ def test_another_size_goes_on_in_the_session(scene: Scene, tmp_path: Path) -> No
     stamps = [one.timestamp for one in pictures]
     gap = (stamps[changed] - stamps[changed - 1]) & 0xFFFFFFFF
     assert 0 < gap <= 2 * 3600
+
+
+class SlowMachine(SimulatedClock):
+    """Time goes on while somebody looks at it."""
+
+    look_us = 0
+
+    def monotonic_us(self) -> int:
+        self.set_us(self.now_us() + self.look_us)
+        return super().monotonic_us()
+
+
+def test_the_first_picture_of_another_file_is_not_missed(tmp_path: Path) -> None:
+    """Time goes on while the change is made: without its key picture a file cannot be decoded."""
+    clock = SlowMachine()
+    scene = Scene(write_video(tmp_path / "a.mp4"), clock=clock)
+    other = clip.read(write_video(tmp_path / "b.mp4", width=256, height=128))
+    reader, _ = scene.join()
+    scene.let(0.5)
+    clock.look_us = 100
+    scene.stream.change(other)
+    clock.look_us = 0
+    told = len(reader.read()[0])
+    scene.let(0.1)
+    first = reader.read()[0][told]
+    assert first.key and other.sets[0] in first.sets
 
 
 def test_another_codec_needs_another_session(scene: Scene, tmp_path: Path) -> None:
