@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import ids
 from shared.clock import SECOND_US
+from shared.db import dialects
 from shared.db.coordination import lease as _table
 from shared.platform import Platform
 
@@ -111,9 +111,8 @@ class Lease:
             # A clock that was far ahead must not keep it for ever.
             _table.c.until_us > now_us + 2 * self._ttl_us,
         )
-        make = postgresql if connection.dialect.name == "postgresql" else sqlite
         await connection.execute(
-            make.insert(_table)
+            dialects.insert(connection.dialect.name, _table)
             .values(name=self._name, holder=self._me, until_us=until_us)
             .on_conflict_do_update(
                 index_elements=["name"],

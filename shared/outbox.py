@@ -18,13 +18,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared import civil, ids, log, metrics
 from shared.bus import Message
 from shared.clock import SECOND_US
-from shared.db import tables
+from shared.db import dialects, tables
 from shared.errors import Kind, LamppostError
 from shared.lease import Lease
 from shared.messages import TOPICS, Event, Headers, cloud_headers, encode
@@ -275,7 +275,7 @@ class Relay:
 
 def _ids(ids: Sequence[int]) -> sa.BindParameter[Any]:
     """As one parameter, an array."""
-    return sa.bindparam(None, list(ids), type_=postgresql.ARRAY(sa.BigInteger()))
+    return sa.bindparam(None, list(ids), type_=dialects.array(sa.BigInteger()))
 
 
 def _within_bytes(query: sa.Select[Any]) -> sa.Select[Any]:

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import RowMapping
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import tables
+from shared.db import dialects, tables
 
 WAITING, DEAD = "waiting", "dead"
 IN_ORDER_ATTEMPTS = 4
@@ -87,10 +86,8 @@ async def add_deliveries(connection: AsyncConnection, rows: list[dict[str, Any]]
     """Events that wait from now on; one that waits or was set aside already stays as it is."""
     if not rows:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(_delivery).on_conflict_do_nothing(
-        index_elements=["webhook_id", "event_id"]
-    )
+    insert = dialects.insert(connection.dialect.name, _delivery)
+    statement = insert.on_conflict_do_nothing(index_elements=["webhook_id", "event_id"])
     await connection.execute(statement, rows)
 
 

@@ -8,12 +8,11 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.archive.filing import MAX_SEGMENT_US, Accepted, Span, clusters, effective
 from shared import intervals, retention
-from shared.db import rows, tables
+from shared.db import dialects, rows, tables
 from shared.domain import Gap
 from shared.intervals import Interval
 from shared.retention import Policy
@@ -155,7 +154,7 @@ async def _count(connection: AsyncConnection, accepted: Sequence[Accepted]) -> N
         day[0] += 1
         day[1] += one.segment.size_bytes
         day[2] += one.segment.end_us - one.segment.start_us
-    insert = _insert(connection, _ledger)
+    insert = dialects.insert(connection.dialect.name, _ledger)
     statement = insert.on_conflict_do_update(
         index_elements=["camera_id", "recording_date"],
         set_={
@@ -176,12 +175,6 @@ async def _count(connection: AsyncConnection, accepted: Sequence[Accepted]) -> N
             for (camera_id, day), (count, size, length) in sorted(days.items())
         ],
     )
-
-
-def _insert(connection: AsyncConnection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
 
 
 async def set_effective(connection: AsyncConnection, counted: Mapping[str, Interval]) -> None:

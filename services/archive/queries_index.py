@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db import tables
+from shared.db import dialects, tables
 from shared.db.rows import SIGHTING_COLUMNS
 from shared.intervals import Interval
 from shared.sightings import Zone, zones_version
@@ -50,7 +50,7 @@ Rank: TypeAlias = tuple[int, bool, int]
 def _upsert_sighting(dialect: str) -> Any:
     """Of two updates the one that saw more of it wins, then the one that says it is over, then the
     one that was sent later: in whatever order they come, the same row is left."""
-    insert = _insert(dialect, _sighting)
+    insert = dialects.insert(dialect, _sighting)
     new, old = insert.excluded, _sighting.c
     return insert.on_conflict_do_update(
         index_elements=["id", "recording_date"],
@@ -62,16 +62,12 @@ def _upsert_sighting(dialect: str) -> Any:
 
 def _upsert_thumbnail(dialect: str) -> Any:
     """The newest picture is the best: a detector replaces it only by a better one."""
-    insert = _insert(dialect, _thumbnail)
+    insert = dialects.insert(dialect, _thumbnail)
     return insert.on_conflict_do_update(
         index_elements=["sighting_id", "recording_date"],
         set_={name: insert.excluded[name] for name in THUMBNAIL_COLUMNS[2:]},
         where=insert.excluded.captured_us > _thumbnail.c.captured_us,
     )
-
-
-def _insert(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 @cache
@@ -88,7 +84,7 @@ def _postgresql(make: Callable[[str], Any], columns: tuple[str, ...]) -> Any:
     insert = make("postgresql")
     kinds = [_kind(insert.table.c[name].type) for name in columns]
     arrays = [
-        sa.bindparam(name, type_=postgresql.ARRAY(kind))
+        sa.bindparam(name, type_=dialects.array(kind))
         for name, kind in zip(columns, kinds, strict=True)
     ]
     named = [sa.column(name, kind) for name, kind in zip(columns, kinds, strict=True)]
@@ -217,7 +213,7 @@ def _on(
 
 def _any(column: sa.Column[Any], values: Collection[Any], kind: Any) -> sa.ColumnElement[bool]:
     """As `in_`, but one parameter: an array."""
-    given = sa.bindparam(None, list(values), type_=postgresql.ARRAY(kind))
+    given = sa.bindparam(None, list(values), type_=dialects.array(kind))
     found: sa.ColumnElement[bool] = column == sa.any_(given)
     return found
 

@@ -10,12 +10,11 @@ from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.retention.days import Range
 from services.retention.queries import LIVE
-from shared.db import partitions, tables
+from shared.db import dialects, partitions, tables
 
 _segment, _fragments = tables.segment, tables.segment_fragments
 _sighting, _thumbnail = tables.sighting, tables.thumbnail
@@ -195,7 +194,7 @@ def _table_of(ranges: Iterable[Range]) -> Any:
     """The ranges as a table of the statement: an array for each column."""
     kinds: tuple[Any, ...] = (sa.Text(), sa.BigInteger(), sa.BigInteger(), sa.BigInteger())
     arrays: list[Any] = [
-        sa.literal(list(values), postgresql.ARRAY(kind))
+        sa.literal(list(values), dialects.array(kind))
         for kind, values in zip(kinds, zip(*ranges, strict=True), strict=True)
     ]
     columns: list[Any] = [

@@ -29,7 +29,9 @@ def day() -> sa.Column[date]:
     return sa.Column("recording_date", sa.Date, primary_key=True)
 
 
-BY_DAY = "RANGE (recording_date)"
+BY_DAY = {"postgresql": "partition by range (recording_date)"}
+"""What the migrations do there and SQLite does not know. SQLAlchemy's own `postgresql_` options
+would load all of its PostgreSQL into every process that has a table."""
 
 
 def us(name: str, nullable: bool = False) -> sa.Column[int]:

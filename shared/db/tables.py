@@ -99,10 +99,9 @@ segment = sa.Table(
         "ix_segment_undecided",
         "end_us",
         sqlite_where=sa.text("analysed_us IS NULL"),
-        postgresql_where=sa.text("analysed_us IS NULL"),
     ),
     sa.UniqueConstraint("key", "recording_date"),
-    postgresql_partition_by=BY_DAY,
+    info=BY_DAY,
 )
 
 segment_fragments = sa.Table(
@@ -111,7 +110,7 @@ segment_fragments = sa.Table(
     sa.Column("segment_id", _string(64), primary_key=True),
     _day(),  # the segment's
     sa.Column("data", sa.LargeBinary, nullable=False),  # msgpack of tuple[Fragment, ...]
-    postgresql_partition_by=BY_DAY,
+    info=BY_DAY,
 )
 
 gap = sa.Table(
@@ -128,7 +127,7 @@ gap = sa.Table(
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"),
     _us("committed_at_us"),
     sa.Index("ix_gap_camera_end", "camera_id", "end_us"),
-    postgresql_partition_by=BY_DAY,
+    info=BY_DAY,
 )
 
 sighting = sa.Table(
@@ -160,10 +159,9 @@ sighting = sa.Table(
         "ix_sighting_open",
         "end_us",
         sqlite_where=sa.text("ended = 0"),
-        postgresql_where=sa.text("NOT ended"),
     ),
     sa.Index("ix_sighting_expires", "expires_at_us"),
-    postgresql_partition_by=BY_DAY,
+    info=BY_DAY,
 )
 
 thumbnail = sa.Table(
@@ -173,7 +171,7 @@ thumbnail = sa.Table(
     _day(),  # the sighting's
     _us("captured_us"),
     sa.Column("jpeg", sa.LargeBinary, nullable=False),
-    postgresql_partition_by=BY_DAY,
+    info=BY_DAY,
 )
 
 policy = sa.Table(
