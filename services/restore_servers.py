@@ -28,6 +28,7 @@ from shared.db import Database, rows, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings
+from shared.standing import RESTORED
 from shared.tombstones import Journal
 
 COMMAND = "lamppost restore --tombstones FOLDER"
@@ -102,11 +103,13 @@ async def replay_into(
     async with database.write() as connection:
         last_known_us = await _last_known_us(connection)
         await _stop_deletion(connection, last_known_us, clock.now_us())
+    # From here to the end of the replay no api shows anything that was recorded.
     done = await replaying.replay(database, journals, clock)
     await asyncio.to_thread(replaying.adopt, tombstones.journal(settings.state_dir), journals)
     async with database.write() as connection:
         for table in (tables.session, tables.setup_link):
             await connection.execute(sa.delete(table))
+        await queries.told(connection, _cause(last_known_us))
         await announce(connection, clock.now_us(), last_known_us, done.tombstones)
     return Replay(
         last_known_us=last_known_us,
@@ -187,15 +190,19 @@ async def _last_known_us(connection: AsyncConnection) -> int:
     return max(value or 0 for value in found)
 
 
+def _cause(last_known_us: int) -> str:
+    return (
+        f"The database was restored. It knows nothing after {civil.rfc3339(last_known_us)}: place "
+        "again the holds that were placed since, before this is cleared."
+    )
+
+
 async def _stop_deletion(connection: AsyncConnection, last_known_us: int, now_us: int) -> None:
     """Open the breaker, before anything else: a worker that starts too soon deletes nothing."""
     if await queries.open_breaker(connection) is not None:
         return
-    cause = (
-        f"The database was restored. It knows nothing after {civil.rfc3339(last_known_us)}: place "
-        "again the holds that were placed since, before this is cleared."
-    )
-    await queries.insert_breaker(connection, ids.new_id(), cause, {}, now_us)
+    cause = _cause(last_known_us)
+    await queries.insert_breaker(connection, ids.new_id(), cause, {}, now_us, kind=RESTORED)
     await audit.append(
         connection,
         audit.Entry(

@@ -21,6 +21,9 @@ from shared.domain import Hold, HoldKind
 from shared.platform import Platform
 from shared.retention import HoldState, Protection
 
+RESTORED = "restored"
+"""Kind of a breaker that is open because the database has forgotten purges: until the tombstones
+are replayed it may name what has to be gone, and let in whom it should not."""
 OVERDUE_US = DAY_US
 SOON_US = DAY_US
 PAGE = 5_000
@@ -103,6 +106,15 @@ async def read(platform: Platform) -> Standing:
         stopped=stopped[1],
         stopped_detail=stopped[2],
     )
+
+
+async def forgotten(connection: AsyncConnection) -> bool:
+    """Whether the database is known to have forgotten purges, and was not told of them yet."""
+    breaker = tables.breaker
+    query = sa.select(breaker.c.id).where(
+        breaker.c.cleared_at_us.is_(None), breaker.c.kind == RESTORED
+    )
+    return (await connection.execute(query.limit(1))).scalar() is not None
 
 
 def ends_soon(hold: Hold, now_us: int) -> bool:

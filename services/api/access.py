@@ -103,6 +103,20 @@ RULES: dict[Action, Grant] = {
     Action.WEBHOOK_CHANGE: Grant(_ADMIN),
 }
 
+PAST = frozenset(
+    {
+        Action.SEGMENT_SEARCH,
+        Action.SEGMENT_READ,
+        Action.SIGHTING_SEARCH,
+        Action.SIGHTING_READ,
+        Action.SIGHTING_EXPORT,
+        Action.PLAYBACK_OPEN,
+        Action.CLIP_OPEN,
+        Action.SNAPSHOT_READ,
+    }
+)
+"""What shows something that was recorded."""
+
 _OFFICERS_ONLY = frozenset({Action.HOLD_RENEW, Action.HOLD_RELEASE})
 
 

@@ -12,6 +12,7 @@ from services.api.limits import LoginLimiter
 from services.api.media import Media
 from services.api.process_metrics import ProcessMetrics
 from services.api.recorders import RecorderDirectory
+from services.api.restored import Restored
 from shared import civil
 from shared.clock import SECOND_US, Clock
 from shared.doubt import Readings, judge
@@ -31,6 +32,7 @@ class ApiContext:
     media: Media = field(init=False)
     """Sessions and footage of the media routes; the service runs `media.run(stop)`."""
     metrics: ProcessMetrics = field(init=False)
+    restored: Restored = field(init=False)
     stop: Stop = field(default_factory=Stop)
     """Set when the api ends: every open stream ends with it, within a second."""
     streams: int = 0
@@ -43,6 +45,7 @@ class ApiContext:
         self.logins = LoginLimiter(self.clock)
         self.media = Media(self.platform, self.settings, self.recorders)
         self.metrics = ProcessMetrics(self.recorders, self.platform.internal_key)
+        self.restored = Restored(self.platform)
         self._wall_start_us = self.clock.now_us()
         self._mono_start_us = self.clock.monotonic_us()
 

@@ -19,7 +19,7 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from services.api import auth, problems, queries
-from services.api.access import Action, Decision, Resource, Why, decide, sees_camera
+from services.api.access import PAST, Action, Decision, Resource, Why, decide, sees_camera
 from services.api.auth import Principal
 from services.api.context import ApiContext
 from services.api.models import Text100, Text1000
@@ -167,8 +167,12 @@ class Granted:
             result=result,
             detail=detail,
         )
-        async with self.context.platform.database.write() as connection:
-            return await audit.append(connection, entry)
+        try:
+            async with self.context.platform.database.write() as connection:
+                return await audit.append(connection, entry)
+        except LamppostError:
+            metrics.AUDIT_FAILURES.inc()
+            raise
 
 
 async def current(request: Request) -> Principal | None:
@@ -195,6 +199,8 @@ class Requires(Rule):
                 fix="Sign in at /, or send an API key as `Authorization: Bearer lp_...`.",
             )
         refuse(decide(principal.subject, self.action))
+        if self.action in PAST:
+            await context_of(request).restored.check()
         return Granted(context_of(request), principal, self.action, problems.request_id_of(request))
 
 

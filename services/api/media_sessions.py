@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.api import auth, media_queries
+from services.api import auth, media_queries, restored
 from services.api.access import Action, Resource, Subject, Why, decide
 from shared import audit, intervals, log, metrics
 from shared.audit import Actor, Entry
@@ -140,11 +140,14 @@ class MediaSessions:
         """The session of a token that is valid now for one of `kinds`.
 
         UNAUTHENTICATED for a token nobody was given, GONE for one that ended or whose person may no
-        longer see the camera, FORBIDDEN for one of another kind of session. Read anew at each
+        longer see the camera, FORBIDDEN for one of another kind of session, DOUBT where the
+        database was restored and has forgotten what was deleted. Read anew at each
         request, so that a close takes effect at once everywhere.
         """
         async with self._database.read() as connection:
             row = await media_queries.session(connection, auth.digest(token))
+            if SessionKind.LIVE not in kinds:
+                await restored.check(connection)
         if row is None:
             raise LamppostError(
                 Kind.UNAUTHENTICATED, "This media token is not known.", fix="Open a session."

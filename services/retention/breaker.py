@@ -67,14 +67,16 @@ def _stands(hold: Hold, now_us: int) -> bool:
 
 
 async def open_breaker(
-    platform: Platform, cause: str, due_counts: Mapping[date, int], now_us: int
+    platform: Platform, cause: str, due_counts: Mapping[date, int], now_us: int, *, kind: str = ""
 ) -> None:
     """Write the row that stops every worker, and the alarm."""
     planned = {day.isoformat(): count for day, count in due_counts.items()}
     async with platform.database.write() as connection:
         if await queries.open_breaker(connection) is not None:
             return
-        await queries.insert_breaker(connection, ids.new_id(), cause[:1000], planned, now_us)
+        await queries.insert_breaker(
+            connection, ids.new_id(), cause[:1000], planned, now_us, kind=kind
+        )
         await audit.append(
             connection,
             audit.Entry(

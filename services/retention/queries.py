@@ -14,6 +14,7 @@ from shared.clock import HOUR_US
 from shared.db import tables
 from shared.domain import HoldKind
 from shared.retention import Policy
+from shared.standing import RESTORED
 
 LIVE, PURGING = "live", "purging"
 LONGEST_SEGMENT_US = HOUR_US
@@ -242,11 +243,28 @@ async def open_breaker(connection: AsyncConnection) -> RowMapping | None:
 
 
 async def insert_breaker(
-    connection: AsyncConnection, breaker_id: str, cause: str, planned: dict[str, int], now_us: int
+    connection: AsyncConnection,
+    breaker_id: str,
+    cause: str,
+    planned: dict[str, int],
+    now_us: int,
+    *,
+    kind: str = "",
 ) -> None:
-    """It is open."""
+    """It is open. `kind` as in shared/standing.py."""
     await connection.execute(
-        sa.insert(_breaker).values(id=breaker_id, opened_at_us=now_us, cause=cause, planned=planned)
+        sa.insert(_breaker).values(
+            id=breaker_id, opened_at_us=now_us, cause=cause, planned=planned, kind=kind
+        )
+    )
+
+
+async def told(connection: AsyncConnection, cause: str) -> None:
+    """What an open breaker of kind `restored` waited for is done; why it stays open is `cause`."""
+    await connection.execute(
+        sa.update(_breaker)
+        .where(_breaker.c.cleared_at_us.is_(None), _breaker.c.kind == RESTORED)
+        .values(kind="", cause=cause)
     )
 
 

@@ -22,7 +22,7 @@ from services.retention.policy import ensure_policy
 from services.retention.restored import forgotten
 from services.retention.tags import Tags
 from shared import log, metrics, standing
-from shared.clock import DAY_US, HOUR_US
+from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import holds as stored
 from shared.db import policies
 from shared.errors import Kind, LamppostError
@@ -113,7 +113,8 @@ class RetentionService:
         if (cause := await self._breaker_cause()) is not None:
             return Outcome(0, "breaker", cause)
         if cause := await forgotten(self._platform, self._journal):
-            await breaker.open_breaker(self._platform, cause, {}, self._platform.clock.now_us())
+            now_us = self._platform.clock.now_us()
+            await breaker.open_breaker(self._platform, cause, {}, now_us, kind=standing.RESTORED)
             return Outcome(0, "breaker", cause)
         self._leaving.follow(policy)
         await self._follow_holds(policy)
@@ -221,6 +222,10 @@ class RetentionService:
         """Metrics, the run's row, reminders."""
         for cause in CAUSES:
             metrics.RETENTION_STOPPED.labels(cause).set(cause == outcome.stopped)
+        now_s = self._platform.clock.now_us() / SECOND_US
+        metrics.RETENTION_LAST_RUN.set(now_s)
+        if not outcome.stopped:
+            metrics.RETENTION_LAST_SUCCESS.set(now_s)
         if outcome.stopped:
             self._log.error("nothing is purged", cause=outcome.stopped, detail=outcome.detail)
         try:
@@ -242,6 +247,9 @@ class RetentionService:
         metrics.RETENTION_OVERDUE.set(found.overdue_segments)
         metrics.RETENTION_HELD.set(found.held_segments)
         metrics.HOLDS_ACTIVE.set(found.holds_active)
+        metrics.HOLDS_ENDING.set(len(found.holds_ending_soon))
+        if found.oldest_us is not None:
+            metrics.RETENTION_OLDEST.set(found.oldest_us / SECOND_US)
         self._remind(found)
 
     def _remind(self, found: Standing) -> None:

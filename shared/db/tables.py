@@ -265,6 +265,7 @@ breaker = sa.Table(
     _text("cleared_by", 200),
     _text("cleared_reason", 1000),
     sa.Column("planned", sa.JSON, nullable=True),  # recording date to due count, at the opening
+    sa.Column("kind", _string(16), nullable=False, server_default=""),  # shared/standing.py
 )
 
 retention_run = sa.Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
@@ -12,9 +12,10 @@ import sqlalchemy as sa
 
 from services.restore_servers import Replay, replay_into
 from services.retention.breaker import clear_breaker
+from shared import standing
 from shared.db import tables
 from shared.settings import Settings
-from shared.tombstones import Journal, journal
+from shared.tombstones import Journal, Tombstone, journal
 from tests.support import databases, sightings
 from tests.support.retention_world import World, local
 
@@ -64,11 +65,17 @@ async def replay(world: World, *journals: Journal) -> Replay:
     return await replay_into(world.platform.database, world.settings, journals, world.clock)
 
 
+async def nothing_is_shown(world: World) -> bool:
+    async with world.platform.database.read() as connection:
+        return await standing.forgotten(connection)
+
+
 async def test_a_worker_that_remembers_more_stops_every_worker(restored: Path) -> None:
     async with opened(restored, LATER_OVER) as world:
         outcome = await world.service("w1").run_once()
         assert (outcome.purged, outcome.stopped) == (0, "breaker")
         assert "lamppost restore" in outcome.detail
+        assert await nothing_is_shown(world)
         assert len(await world.rows()) == 2
     async with opened(restored, LATER_OVER, state="elsewhere") as other:
         assert (await other.service("w2").run_once()).stopped == "breaker"
@@ -89,6 +96,7 @@ async def test_a_replay_takes_purged_rows_out_and_leaves_deletion_stopped(restor
             1, 1, 1,
         )  # fmt: skip
         assert done.last_known_us == local(LATER)
+        assert not await nothing_is_shown(world)
         [row] = await world.rows()
         assert row["start_us"] == local(LATER)
         for table in (tables.segment_fragments, tables.tombstone):
@@ -99,6 +107,28 @@ async def test_a_replay_takes_purged_rows_out_and_leaves_deletion_stopped(restor
         await clear_breaker(world.platform, "The holds stand again.")
         assert (await world.service().run_once()).purged == 1
         assert await world.rows() == []
+
+
+async def test_a_replay_after_a_worker_noticed_says_what_is_left_to_do(restored: Path) -> None:
+    async with opened(restored, LATER_OVER) as world:
+        await world.service().run_once()
+        await replay(world, journal(world.settings.state_dir))
+        assert not await nothing_is_shown(world)
+        outcome = await world.service().run_once()
+        assert outcome.stopped == "breaker" and "place again the holds" in outcome.detail
+
+
+async def test_nothing_is_shown_while_the_replay_is_under_way(restored: Path) -> None:
+    class Broken(Journal):
+        def read(self) -> Iterator[Tombstone]:
+            raise OSError(5, "Input/output error")
+
+    async with opened(restored, LATER_OVER) as world:
+        with pytest.raises(OSError, match="Input/output"):
+            await replay(world, Broken(journal(world.settings.state_dir).folder))
+        assert await nothing_is_shown(world)
+        await replay(world, journal(world.settings.state_dir))
+        assert not await nothing_is_shown(world)
 
 
 async def test_a_second_replay_changes_nothing(restored: Path) -> None:
