@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared import metrics
 from shared.db import tables
 
 
@@ -66,4 +67,5 @@ async def append(connection: AsyncConnection, entry: Entry) -> int:
         )
     )
     assert result.inserted_primary_key is not None
+    metrics.AUDIT_RECORDS.inc()
     return int(result.inserted_primary_key[0])

@@ -46,7 +46,7 @@ SET_ASIDE = "bad:"
 _headers = msgspec.msgpack.Decoder(Headers)
 _pack = msgspec.msgpack.Encoder().encode
 _table = tables.outbox
-Rows: TypeAlias = Sequence[sa.Row[Any, Any, Any, Any, Any]]
+Rows: TypeAlias = Sequence[sa.Row[Any, Any, Any, Any, Any, Any]]
 
 
 def event(topic: str, key: str, value: Event, *, source: str, at_us: int) -> Message:
@@ -201,7 +201,7 @@ class Relay:
     async def _rows(self, going: Sequence[int]) -> Rows:
         c = _table.c
         query = (
-            sa.select(c.id, c.topic, c.key, c.value, c.headers)
+            sa.select(c.id, c.topic, c.key, c.value, c.headers, c.created_at_us)
             .where(c.service == self._service)
             .order_by(c.id)
             .limit(self._batch)
@@ -209,7 +209,11 @@ class Relay:
         if self._apart:
             query = _within_bytes(query.where(c.id != sa.all_(_ids(going))) if going else query)
         async with self._platform.database.read() as connection:
-            return (await connection.execute(query)).all()
+            rows = (await connection.execute(query)).all()
+        # As of the look: where the bus or the database is away it stays, and grows old.
+        oldest_us = rows[0].created_at_us if rows else 0
+        metrics.OUTBOX_OLDEST.labels(self._service).set(oldest_us / SECOND_US)
+        return rows
 
     async def _publish(self, rows: Rows) -> set[int]:
         """Publish rows; which of them the bus will never take."""

@@ -24,7 +24,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -42,6 +42,15 @@ class Filed(msgspec.Struct, frozen=True):
     recorder_dir: Path
     video: Path | None
     sidecar: Path
+
+
+class Usage(NamedTuple):
+    """What waits in a spool."""
+
+    items: int
+    size_bytes: int
+    oldest_us: int | None
+    """When the first of it begins."""
 
 
 class CameraState(msgspec.Struct, frozen=True):
@@ -262,9 +271,10 @@ class SpoolReader:
             item.video.unlink(missing_ok=True)
         item.sidecar.unlink(missing_ok=True)
 
-    def usage(self) -> tuple[int, int]:
-        """Items and bytes that wait."""
+    def usage(self) -> Usage:
+        """What waits."""
         items = size = 0
+        oldest: int | None = None
         for item in self._walk():
             path = item.video or item.sidecar
             try:
@@ -272,4 +282,7 @@ class SpoolReader:
                 items += 1
             except FileNotFoundError:
                 continue
-        return items, size
+            start = item.name.partition("-")[0]
+            if start.isdigit():
+                oldest = int(start) if oldest is None else min(oldest, int(start))
+        return Usage(items, size, oldest)

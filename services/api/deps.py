@@ -23,7 +23,7 @@ from services.api.access import PAST, Action, Decision, Resource, Why, decide, s
 from services.api.auth import Principal
 from services.api.context import ApiContext
 from services.api.models import Text100, Text1000
-from shared import audit
+from shared import audit, metrics
 from shared.domain import Camera, Purpose
 from shared.errors import Kind, LamppostError
 

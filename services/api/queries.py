@@ -88,6 +88,13 @@ async def cameras(
     return [rows.camera_of(row) for row in await _all(connection, query)]
 
 
+async def camera_switches(connection: AsyncConnection, limit: int) -> dict[str, bool]:
+    """Every camera that was not deleted: whether it is enabled."""
+    query = sa.select(_camera.c.id, _camera.c.enabled).where(_camera.c.deleted_at_us.is_(None))
+    found = await connection.execute(query.order_by(_camera.c.id).limit(limit))
+    return {row.id: bool(row.enabled) for row in found}
+
+
 async def count_cameras(connection: AsyncConnection) -> int:
     query = sa.select(sa.func.count()).select_from(_camera)
     return int(await connection.scalar(query) or 0)

@@ -118,6 +118,15 @@ async def keys_of(connection: AsyncConnection, user_id: str) -> Sequence[RowMapp
     return (await connection.execute(query)).mappings().all()
 
 
+async def next_key_expiry_us(connection: AsyncConnection, now_us: int) -> int | None:
+    """When the next key that still opens something ends by itself."""
+    query = sa.select(sa.func.min(_key.c.expires_at_us)).where(
+        _key.c.revoked_at_us.is_(None), _key.c.expires_at_us > now_us
+    )
+    found = (await connection.execute(query)).scalar()
+    return None if found is None else int(found)
+
+
 async def insert_key(connection: AsyncConnection, values: dict[str, Any]) -> None:
     await connection.execute(sa.insert(_key).values(**values))
 

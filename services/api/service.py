@@ -19,6 +19,8 @@ from services.api.accounting import Accountant
 from services.api.app import create_app
 from services.api.camera_store import SERVICE
 from services.api.context import ApiContext
+from services.api.expiry import Expiry
+from services.api.gauges import Gauges
 from services.api.recorders import RecorderDirectory
 from services.api.relay_delivery import Sweeper
 from services.api.retelling import Retelling
@@ -91,6 +93,10 @@ class ApiService:
             asyncio.create_task(context.media.run(context.stop), name="api.media"),
             asyncio.create_task(Retelling(self._platform).run(context.stop), name="api.retelling"),
             asyncio.create_task(Accountant(context).run(context.stop), name="api.accounting"),
+            asyncio.create_task(Gauges(context).run(context.stop), name="api.gauges"),
+            asyncio.create_task(
+                Expiry(self._platform, context.settings).run(context.stop), name="api.expiry"
+            ),
             asyncio.create_task(
                 Sweeper(self._platform, context.settings).run(context.stop), name="api.webhooks"
             ),

@@ -202,6 +202,9 @@ class SightingIndexer:
             pictures = [(key, days[key], *one) for key, one in news.pictures.items() if key in days]
             await queries.upsert_thumbnails(connection, pictures)
         metrics.SIGHTINGS_INDEXED.inc(written)
+        for event in news.updates:
+            age_us = max(0, now_us - event.sighting.end_us)
+            metrics.SIGHTING_AGE_SECONDS.observe(age_us / SECOND_US)
         # Committed: from here on these are old.
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)

@@ -31,6 +31,7 @@ TIDY_S = 3_600.0
 SWEEP_S = 60.0
 TRIM_S = 60.0
 MEASURE_S = 10.0
+STORE_S = 60.0
 
 
 class ArchiveService:
@@ -61,6 +62,7 @@ class ArchiveService:
                 group.create_task(self.reconciler.run(stop))
                 group.create_task(self._every(stop, TIDY_S, self.spool.tidy))
                 group.create_task(self._every(stop, MEASURE_S, self.spool.measure))
+                group.create_task(self._every(stop, STORE_S, self.spool.measure_store))
                 group.create_task(self._every(stop, SWEEP_S, self.sweep))
             group.create_task(self._every(stop, TIDY_S, self._make_days))
             if self._role in ("all", "index"):

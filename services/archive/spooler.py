@@ -232,11 +232,14 @@ class SpoolArchiver:
 
     def _count(self, done: Sequence[Outcome], begun_us: int) -> None:
         seconds = (self._platform.clock.monotonic_us() - begun_us) / SECOND_US
+        now_us = self._platform.clock.now_us()
         for one in done:
             self._strikes.pop(one.item.name, None)
             if one.accepted is not None and not one.aside:
                 metrics.SEGMENTS_ARCHIVED.inc()
                 metrics.ARCHIVE_SECONDS.observe(seconds)
+                age_us = max(0, now_us - one.accepted.segment.end_us)
+                metrics.FOOTAGE_AGE_SECONDS.observe(age_us / SECOND_US)
             elif one.aside:
                 reason = one.gap.reason.value if one.gap else "unreadable"
                 self._say("item set aside", one.item, one.aside, kind=reason)
@@ -280,9 +283,18 @@ class SpoolArchiver:
 
     async def measure(self) -> None:
         """Say how much waits."""
-        items, size = await asyncio.to_thread(self._reader.usage)
-        metrics.SPOOL_ITEMS.set(items)
-        metrics.SPOOL_BYTES.set(size)
+        found = await asyncio.to_thread(self._reader.usage)
+        metrics.BACKLOG_ITEMS.set(found.items)
+        metrics.BACKLOG_BYTES.set(found.size_bytes)
+        metrics.BACKLOG_OLDEST.set((found.oldest_us or 0) / SECOND_US)
+
+    async def measure_store(self) -> None:
+        """Say how much may still be filed, where the store tells."""
+        room = await self._platform.blobs.usage()
+        if room.total_bytes and room.free_bytes is not None:
+            metrics.DISK_BYTES.labels("store").set(room.total_bytes)
+            metrics.DISK_FREE_BYTES.labels("store").set(room.free_bytes)
+            metrics.DISK_FREE_RATIO.labels("store").set(room.free_bytes / room.total_bytes)
 
 
 def _passes(error: LamppostError) -> bool:

@@ -159,6 +159,7 @@ class DetectService:
         metrics.FRAMES_ANALYSED.inc()
         self._analysed += 1
         meta = looked.frame.meta
+        metrics.LOOKED_SECONDS.labels("analysed").inc(max(0, meta.covers_us) / SECOND_US)
         self._results.analysed(
             FrameAnalysed(
                 camera_id=meta.camera_id,
@@ -180,6 +181,7 @@ class DetectService:
     def passed(self, frame: Frame, reason: str) -> None:
         """Count a frame that nobody looked at."""
         metrics.FRAMES_SKIPPED.labels(reason).inc()
+        metrics.LOOKED_SECONDS.labels(reason).inc(max(0, frame.meta.covers_us) / SECOND_US)
         self._skipped += 1
         self._results.passed_over(frame.meta, reason)
         self._progress.end(frame.place, frame.offset)

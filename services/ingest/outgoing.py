@@ -17,7 +17,7 @@ from services.ingest.media import FrameSampled
 from services.ingest.passed_over import unseen
 from shared import civil, ids, log, metrics
 from shared.bus import Bus, Message
-from shared.clock import Clock
+from shared.clock import SECOND_US, Clock
 from shared.errors import LamppostError
 from shared.messages import (
     CAMERA_STATUS,
@@ -111,6 +111,7 @@ class Outgoing:
 
     def passed_over(self, event: FramesPassedOver) -> None:
         """Queue the account of frames that detection will not see; the same run has the same id."""
+        metrics.LOOKED_SECONDS.labels(event.reason).inc((event.end_us - event.start_us) / SECOND_US)
         kind = str(event.__struct_config__.tag)
         message_id = ids.derived_id(event.camera_id, event.start_us, event.end_us, event.reason)
         headers = cloud_headers(kind, self._source, civil.rfc3339(event.end_us), message_id)

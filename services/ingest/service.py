@@ -61,7 +61,9 @@ class IngestService:
         self._spool = spool
         recorder = settings.instance
         self._book = StatusBook(self._clock, recorder, media.epoch)
-        self._gauge = SpoolGauge(spool.new, self._clock, settings.ingest.segment_s)
+        self._gauge = SpoolGauge(
+            spool.new, self._clock, settings.ingest.segment_s, settings.spool
+        )
         self._hub = LiveHub()
         self._out = Outgoing(platform.bus, self._clock, recorder, self._frame_done)
         self.membership = Membership(

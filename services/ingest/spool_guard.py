@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from shared import log
+from shared import log, metrics
 from shared.clock import SECOND_US, Clock
 from shared.domain import GapReason
 from shared.settings import Spool
@@ -70,6 +70,7 @@ class SpoolGuard:
 
     def wrote(self, size: int) -> None:
         """A fragment of so many bytes was written."""
+        metrics.RECORDED_BYTES.inc(size)
         if self._settings.max_bytes is not None:
             with self._lock:
                 self._usage += size

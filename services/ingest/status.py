@@ -18,6 +18,7 @@ from shared import metrics
 from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, Fragment, GapReason, RecordingState
 from shared.messages import RecorderStatus, SpoolWaiting, StatusChanged
+from shared.settings import Spool
 
 WINDOW = 16
 """Fragments that picture rate and bit rate are measured over."""
@@ -126,7 +127,7 @@ class StatusBook:
         self._set(camera_id, RecordingState.STOPPED, self._clock.now_us(), None, "")
         message = self.message(camera_id)
         del self._cameras[camera_id]
-        for gauge in (metrics.CAMERA_UP, metrics.CAMERA_CLOCK_OFFSET):
+        for gauge in (metrics.CAMERA_UP, metrics.CAMERA_CLOCK_OFFSET, metrics.CAMERA_BITRATE):
             with contextlib.suppress(KeyError):
                 gauge.remove(camera_id)
         return message
@@ -135,6 +136,7 @@ class StatusBook:
         """The camera's status as it is sent."""
         camera = self._cameras[camera_id]
         rate_fps, bitrate_bps = camera.rates()
+        metrics.CAMERA_BITRATE.labels(camera_id).set(bitrate_bps)
         return StatusChanged(
             camera_id=camera_id,
             state=camera.state,
@@ -216,8 +218,11 @@ class SpoolGauge:
     long the next waits so long that looking stays under one per cent of the time.
     """
 
-    def __init__(self, new: Path, clock: Clock, segment_s: float = 60.0) -> None:
+    def __init__(
+        self, new: Path, clock: Clock, segment_s: float = 60.0, limits: Spool | None = None
+    ) -> None:
         self._new = new
+        self._limits = limits or Spool()
         self._clock = clock
         self._waiting = Waiting(new, segment_s)
         self._counted = (0, 0)
@@ -240,4 +245,14 @@ class SpoolGauge:
         metrics.SPOOL_ITEMS.set(self._counted[0])
         metrics.SPOOL_BYTES.set(self._counted[1])
         metrics.DISK_FREE_RATIO.labels("spool").set(free / total)
+        metrics.DISK_FREE_BYTES.labels("spool").set(free)
+        metrics.DISK_BYTES.labels("spool").set(total)
+        metrics.SPOOL_ROOM_BYTES.set(self._left(free, total))
         return SpoolUsage(*self._counted, free, merged([*self._spans, *growing]))
+
+    def _left(self, free: int, total: int) -> int:
+        """What may be written before the guard stops recording (spool_guard.py)."""
+        left = free - round(total * self._limits.min_free_ratio)
+        if self._limits.max_bytes is not None:
+            left = min(left, self._limits.max_bytes - self._counted[1])
+        return max(0, left)

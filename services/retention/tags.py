@@ -13,9 +13,9 @@ from datetime import timedelta
 
 from services.retention import queries, queries_claims
 from services.retention.queries_claims import PurgeRow
-from shared import civil, ids, retention
+from shared import civil, ids, log, metrics, retention
 from shared.blobs import HELD, STANDARD
-from shared.clock import SECOND_US
+from shared.clock import DAY_US, SECOND_US
 from shared.db import holds as stored
 from shared.domain import Hold, HoldKind
 from shared.platform import Platform
@@ -24,6 +24,7 @@ from shared.retention import HoldState, Policy, Protection
 BATCH = 500
 LOOK_BACK_US = 60 * SECOND_US
 """A row's commit time is taken a moment before its commit."""
+ASK_AGAIN_US = DAY_US
 
 
 class Tags:
@@ -32,10 +33,17 @@ class Tags:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._tagged: dict[str, int] = {}
+        self._missing: dict[str, set[str]] = {}
+        self._forgot_us = platform.clock.monotonic_us()
+        self._log = log.get("retention.holds")
 
     async def run(self, policy: Policy) -> None:
         """Tag what came under holds in force, and settle what ended."""
         now_us = self._platform.clock.now_us()
+        if self._platform.clock.monotonic_us() - self._forgot_us >= ASK_AGAIN_US:
+            # Whether the store still has everything that is held is asked anew, object by object.
+            self._tagged, self._missing = {}, {}
+            self._forgot_us = self._platform.clock.monotonic_us()
         async with self._platform.database.read() as connection:
             oldest = await queries.oldest_date(connection)
             over = await queries.unsettled(connection, now_us)
@@ -47,6 +55,8 @@ class Tags:
         for hold in in_force:
             await self._tag(hold, holds, now_us)
         self._tagged = {hold.id: self._tagged[hold.id] for hold in in_force}
+        self._missing = {hold.id: self._missing.get(hold.id, set()) for hold in in_force}
+        metrics.HOLDS_MISSING.set(len(set().union(*self._missing.values())))
         if over:
             await self._settle(over, holds, now_us)
 
@@ -59,7 +69,12 @@ class Tags:
             for row in rows
             if any(found.id == hold.id for found in retention.binding(row.facts, holds))
         ]
-        await self._set(bound, held=True)
+        gone = set(await self._set(bound, held=True)).intersection(bound)
+        missing = self._missing.setdefault(hold.id, set())
+        missing -= set(bound)
+        missing |= gone
+        if gone:
+            self._log.error("held footage is not in the store", hold=hold.id, segments=len(gone))
         self._tagged[hold.id] = now_us
 
     async def _settle(self, over: Collection[str], holds: Sequence[Hold], now_us: int) -> None:
@@ -77,13 +92,16 @@ class Tags:
             await queries.settle(connection, sorted(over), now_us)
         await self._set([key for key in freed if not _free(freed[key], again, now_us)], held=True)
 
-    async def _set(self, keys: Sequence[str], *, held: bool) -> None:
+    async def _set(self, keys: Sequence[str], *, held: bool) -> list[str]:
+        """Tag objects and the boxes beside them; which of either do not exist."""
         tags = HELD if held else STANDARD
+        gone: list[str] = []
         for first in range(0, len(keys), BATCH):
             batch = keys[first : first + BATCH]
-            await self._platform.blobs.set_tags(
+            gone += await self._platform.blobs.set_tags(
                 [name for key in batch for name in (key, ids.boxes_key(key))], tags
             )
+        return gone
 
 
 def _in_force(hold: Hold, now_us: int) -> bool:

@@ -22,6 +22,8 @@ from typing import NamedTuple, Protocol
 
 STANDARD: Mapping[str, str] = {"lamppost": "standard"}
 HELD: Mapping[str, str] = {"lamppost": "held"}
+OPERATIONS = ("put", "read", "stat", "verify", "delete", "set_tags")
+"""Calls whose time is measured (shared/timing.py)."""
 
 
 class BlobInfo(NamedTuple):

@@ -31,7 +31,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from shared.blobs import STANDARD, BlobInfo, Usage, metadata
+from shared import metrics, timing
+from shared.blobs import OPERATIONS, STANDARD, BlobInfo, Usage, metadata
 from shared.blobs.disk import (
     NO_LINK,
     Claim,
@@ -64,6 +65,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@timing.measured("store", metrics.STORE_SECONDS, *OPERATIONS)
 class FileBlobs:
     """See the module. `durable=False` skips every sync, for simulations only."""
 

@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from shared import log
-from shared.blobs import STANDARD, BlobInfo, Usage
+from shared import log, metrics, timing
+from shared.blobs import OPERATIONS, STANDARD, BlobInfo, Usage
 from shared.blobs.disk import byte_range, few
 from shared.blobs.s3_pool import Pool, closed
 from shared.blobs.s3_room import Room
@@ -64,6 +64,7 @@ async def open_blobs(settings: Settings, clock: Clock, *, probe: bool = True) ->
     return blobs
 
 
+@timing.measured("store", metrics.STORE_SECONDS, *OPERATIONS)
 class S3Blobs:
     """See the module."""
 

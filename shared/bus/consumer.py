@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from shared import log
+from shared import log, metrics, timing
 from shared.bus import Partition, Record, Start, groups, log_table
 from shared.clock import SECOND_US
 from shared.errors import Kind, LamppostError
@@ -28,6 +28,7 @@ is: its work hangs. Until then the process speaks for it, so that slow work lose
 T = TypeVar("T")
 
 
+@timing.measured("bus", metrics.BUS_SECONDS, "commit")
 class EmbeddedConsumer:
     """Port `Consumer`. Used by one task at a time; `wake` may come from others of the loop."""
 

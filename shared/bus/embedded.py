@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import ids, log, metrics
+from shared import ids, log, metrics, timing
 from shared.bus import Consumer, Message, Partition, Start, damage, log_table
 from shared.bus.consumer import EmbeddedConsumer
 from shared.bus.frames import RING_BYTES, FrameFolder
@@ -29,6 +29,7 @@ FRAMES_CUT_BYTES = RING_BYTES // 32
 """The ring is cut each time this process has added so much; its overshoot is bounded by it."""
 
 
+@timing.measured("bus", metrics.BUS_SECONDS, "publish")
 class EmbeddedBus:
     """Port `Bus` on local files. Every process of an installation opens its own."""
 

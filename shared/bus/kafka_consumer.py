@@ -16,7 +16,7 @@ from typing import TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient
 
-from shared import log
+from shared import log, metrics, timing
 from shared.bus import Partition, Record, Start
 from shared.bus.kafka_buffers import Buffers, record_of
 from shared.bus.kafka_group import GroupMember
@@ -44,6 +44,7 @@ FETCH_WAIT_MS = 250
 T = TypeVar("T")
 
 
+@timing.measured("bus", metrics.BUS_SECONDS, "commit")
 class KafkaConsumer:
     """Port `Consumer`. Used by one task at a time."""
 

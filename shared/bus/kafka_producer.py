@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
 
-from shared import log, metrics
+from shared import log, metrics, timing
 from shared.bus import Message
 from shared.bus.kafka_lanes import Lane, Part, Remembered, name_of, split
 from shared.bus.kafka_topics import BATCH_BYTES
@@ -205,6 +205,7 @@ class _Sender:
             _fail(part, error)
 
 
+@timing.measured("bus", metrics.BUS_SECONDS, "publish")
 class DurableProducer:
     """For topics that may not lose anything."""
 

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from shared import timing
 from shared.clock import Clock
 from shared.db import Database, migrate, partitions
 from shared.db import postgres_errors as errors
@@ -105,10 +106,11 @@ class PostgresDatabase:
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {self._limits}"
-        return self._transaction(begin, keeps=False)
+        return timing.transaction(self._transaction(begin, keeps=False), "read")
 
     def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._transaction(self._begin_write([lock_key(name) for name in sorted(cameras)]))
+        begin = self._begin_write([lock_key(name) for name in sorted(cameras)])
+        return timing.transaction(self._transaction(begin), "write")
 
     async def now_us(self, connection: AsyncConnection | None = None) -> int:
         if connection is not None:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from shared import timing
 from shared.clock import Clock
 from shared.db import driver
 from shared.errors import Kind, LamppostError
@@ -55,10 +56,10 @@ class SqliteDatabase:
         sa.event.listen(self._engine.sync_engine, "begin", _begin)
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._transaction(immediate=False)
+        return timing.transaction(self._transaction(immediate=False), "read")
 
     def write(self, cameras: Iterable[str] = ()) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._transaction(immediate=True)
+        return timing.transaction(self._transaction(immediate=True), "write")
 
     @asynccontextmanager
     async def _transaction(self, *, immediate: bool) -> AsyncIterator[AsyncConnection]:
