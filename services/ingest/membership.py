@@ -1,6 +1,7 @@
 """Which cameras the bus gives this process, and telling the media path the difference.
 
-While the bus is away nothing changes: what is recorded stays recorded. The decision itself is
+While the bus is away nothing changes: what is recorded stays recorded, and a recorder that starts
+then records what it last had (services/ingest/memory.py). The decision itself is
 services/ingest/assignment.py; what the other recorders say of a camera that moves is read by
 services/ingest/peers.py. See docs/architecture.md, "Assignment and failover".
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from services.ingest.assignment import Elsewhere, Facts, plan
 from services.ingest.media import MediaPath
+from services.ingest.memory import CameraMemory
 from services.ingest.peers import Peers
 from services.ingest.refusals import Refusals
 from services.ingest.takeover import Takeover
@@ -58,6 +60,7 @@ class Membership:
         refusals: Refusals,
         changes: Changes,
         takeover: Takeover,
+        memory: CameraMemory,
         *,
         member: str,
         max_streams: int,
@@ -71,6 +74,9 @@ class Membership:
         self._changes = changes
         self._takeover = takeover
         self._peers: Peers = takeover.peers
+        self._memory = memory
+        self._told = False
+        """Whether the group, or the memory in its place, has said what is recorded here."""
         self._member = member
         self._max_streams = max_streams
         self._cameras: dict[str, Camera] = {}
@@ -95,6 +101,7 @@ class Membership:
                     cause=str(error),
                     cameras=len(self.recording),
                 )
+                await self._recall()
                 await stop.sleep(self._clock, backoff.next_s())
             except Exception:
                 self._log.exception("unexpected error, recording goes on")
@@ -111,6 +118,29 @@ class Membership:
             self._take(records)
             records = await consumer.poll(timeout_s=0)
         await self._apply(consumer)
+        self._told = True
+        await self._remember()
+
+    async def _recall(self) -> None:
+        """Once, where the bus is away at the start: record what this recorder last had."""
+        if self._told:
+            return
+        self._told = True
+        try:
+            last = await asyncio.to_thread(self._memory.recall)
+            known = {camera.id: camera for camera in last}
+            now_us = self._clock.monotonic_us()
+            found = plan(Facts(known, {}, {0}, {}, now_us, self._max_streams), lambda _: 0)
+            if found.add:
+                self._log.warning("what was recorded last is recorded", cameras=len(found.add))
+                await self._add(found.add)
+        except Exception:
+            self._log.exception("what was recorded last waits for the bus")
+
+    async def _remember(self) -> None:
+        """Write down what the group gave this recorder, for a start without it."""
+        if self._memory.is_due(self.recording.values()):
+            await asyncio.to_thread(self._memory.keep, tuple(self.recording.values()))
 
     async def leave(self) -> None:
         """Leave the group, so that others take over at once."""
@@ -134,6 +164,7 @@ class Membership:
             for camera_id in list(self.recording):
                 if self._peers.has_taken(camera_id, since_us):
                     self._remove(camera_id, GapReason.MOVED)
+        await self._remember()
         if self.recording:
             self._log.warning("nobody took over in time", cameras=sorted(self.recording))
 

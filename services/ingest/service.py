@@ -23,6 +23,7 @@ from services.ingest.media import (
     StateChanged,
 )
 from services.ingest.membership import Changes, Membership
+from services.ingest.memory import CameraMemory
 from services.ingest.outgoing import Outgoing
 from services.ingest.peers import Peers
 from services.ingest.refusals import Refusals
@@ -73,6 +74,7 @@ class IngestService:
             Refusals(spool, recorder, media.epoch),
             Changes(self._added, self._removed, self._refused),
             self._takeover(platform),
+            CameraMemory(spool.dir, self._clock),
             member=recorder,
             max_streams=settings.ingest.max_streams,
         )
