@@ -15,7 +15,13 @@ def main() -> None:
     """Run the command line and exit with its status. SIGUSR1 prints every thread's stack."""
     if sys.stderr is not None and hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    status = _service(sys.argv[1:]) if sys.argv[1:2] == ["run"] else None
+    status = None
+    if sys.argv[1:2] == ["run"]:
+        status = _service(sys.argv[1:])
+    elif sys.argv[1:2] == ["health"]:
+        from services import health
+
+        status = health.main(sys.argv[2:])
     if status is None:
         from services.cli import run
 

@@ -16,6 +16,7 @@ from services.cli import (
     cameras,
     doctor,
     footage,
+    health,
     holds,
     letters,
     models,
@@ -60,7 +61,7 @@ def root(
 
 for module in (
     running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor,
-    replay, letters,
+    replay, letters, health,
 ):  # fmt: skip
     module.register(app)
 
