@@ -50,6 +50,9 @@ GROUPS = {
 """One tracker a camera and group: a car seen as a truck in one frame stays one track."""
 MAX_SIGHTING_S = 600
 """A track ends after so long and begins anew."""
+LONGEST_ROW_S = 3_600
+"""What claims to be longer is nonsense, and gets no row: whoever looks for what overlaps a time
+need not look further back."""
 
 
 class Colour(StrEnum):

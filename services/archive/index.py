@@ -34,14 +34,13 @@ from shared.messages import SIGHTINGS, SightingUpdated, decode
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
-from shared.sightings import GROUPS, marked
+from shared.sightings import GROUPS, LONGEST_ROW_S, marked
 
 GROUP = "archive-index"
 SILENT_US = 60 * SECOND_US
 LOOK_US = 5 * SECOND_US
 MAX_THUMBNAIL = 64 * 1024
-MAX_SPAN_US = 3_600 * SECOND_US
-"""No track is longer than ten minutes; what claims an hour is nonsense."""
+MAX_SPAN_US = LONGEST_ROW_S * SECOND_US
 LATEST_US = 1 << 53
 """In 2255. No column holds an arbitrary number."""
 MAX_KNOWN = 20_000
