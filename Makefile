@@ -13,11 +13,11 @@ PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py
 	test_detect_program.py test_search_clips.py test_hold_race_postgres.py) \
 	tests/web
 
-.PHONY: help run test prove torture bench servers stack-test chaos bench-stack lint docs lock clean
+.PHONY: help run test prove torture bench servers stack-test k8s-test chaos bench-stack lint docs lock clean
 
 help: ## This list
 	@echo "Lamppost. First time here: make run"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 run: ## Install what is needed and run everything on demo cameras (ARGS='--for 120s --json', '--footage DIR')
 	@$(BOOTSTRAP) run
@@ -47,6 +47,10 @@ servers: ## Kafka, PostgreSQL and SeaweedFS on this machine, for `lamppost run S
 stack-test: ## The services apart on real servers that die under fifteen cameras (needs root or the servers; minutes)
 	@$(BOOTSTRAP) test
 	@exec $(PYTEST) -m stack tests/stack $(ARGS)
+
+k8s-test: ## The chart on a real Kubernetes of one node and on pretended nodes (root; long the first time)
+	@$(BOOTSTRAP) test
+	@CI=true $(PYTEST) -m k8s tests/k8s $(ARGS)
 
 chaos: ## Kills and outages at random for half an hour (ARGS='--minutes 30', '--minutes 0 --together 60 --each 10')
 	@$(BOOTSTRAP) test
