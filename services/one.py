@@ -13,15 +13,15 @@ import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from services import children, detectors
+from services import children, detectors, probing
 from services.statelock import StateLock
 from shared import log, metrics
 from shared.errors import Kind, LamppostError
-from shared.messages import CAMERAS
 from shared.platform import Platform, open_platform
+from shared.probes import Probes
 from shared.runtime import Service, Stop
 from shared.settings import Settings, load
 
@@ -118,43 +118,42 @@ async def run_one(name: str, settings: Settings, parent: int | None, role: str =
     undo = on_signals(stop, lambda: os._exit(130))
     part = name if role == "all" else f"{name}-{role}"
     lock = StateLock(settings.state_dir / "run" / f"{settings.instance}-{part}.lock", part)
+    probes = Probes()
+    # Beside what follows: it is loaded while neighbours are looked for, and says so meanwhile.
+    listening = asyncio.ensure_future(probing.listen(settings, probes)) if parent is None else None
     try:
         platform = await open_platform(settings, database=name not in CHILDREN)
         clock = platform.clock
-        await asyncio.to_thread(lock.acquire_within, clock, LOCK_WAIT_S)
-        watching = (
-            asyncio.ensure_future(children.watch_parent(parent, stop, clock)) if parent else None
-        )
-        metrics.BUILD_INFO.labels(version(), name).set(1)
-        server = None
+        watching = None
         try:
+            await asyncio.to_thread(lock.acquire_within, clock, LOCK_WAIT_S)
+            if parent:
+                watching = asyncio.ensure_future(children.watch_parent(parent, stop, clock))
+            metrics.BUILD_INFO.labels(version(), name).set(1)
             service = build(name, platform, settings, role)
-            server = await _monitor(name, platform, settings) if parent is None else None
+            probing.know(probes, name, platform, service)
+            if listening is not None:
+                await listening
             await service.run(stop)
         finally:
             if watching is not None:
                 watching.cancel()
-            if server is not None:
-                await server.stop()
             await platform.close()
     finally:
+        await _end(listening)
         lock.release()
         undo()
 
 
-async def _monitor(name: str, platform: Platform, settings: Settings) -> InternalServer | None:
-    """Who answers probes and Prometheus, where `metrics.port` is set."""
-    if not settings.metrics.port:
-        return None
-    from shared import monitor
-
-    checks: dict[str, Callable[[], Awaitable[object]]] = {
-        "bus": lambda: platform.bus.partitions(CAMERAS.name)
-    }
-    if name not in CHILDREN:
-        checks["database"] = platform.database.now_us
-        checks["blobs"] = platform.blobs.time_us
-    return await monitor.start(settings.metrics, checks)
+async def _end(listening: asyncio.Future[InternalServer | None] | None) -> None:
+    """Nobody is answered any more."""
+    if listening is None:
+        return
+    if not listening.done():
+        listening.cancel()
+    (found,) = await asyncio.gather(listening, return_exceptions=True)
+    if found is not None and not isinstance(found, BaseException):
+        await found.stop()
 
 
 def run(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:

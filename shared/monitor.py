@@ -1,15 +1,17 @@
-"""Probes and metrics of a service that runs alone: /healthz, /readyz and /metrics over HTTP.
+"""Probes and metrics of a service that runs alone, over HTTP: what Kubernetes and Prometheus ask.
 
-Alive is a process whose loop answers; ready is one whose neighbours answer too, and that says so
-itself where it can. What a probe asks is never a reason to end: a recorder whose bus is away is not
-ready, and records. Listens only where `metrics.port` is set; under `lamppost run all` the api
-answers for everybody. It tells nothing of anybody, like the api's own (docs/guide/scale.md).
+- `/startupz`: it has begun. Where it waits in its start, it says for what.
+- `/healthz`: it lives, for its loop turns. A neighbour that is away never makes this fail: to kill
+  a recorder whose bus is away costs video and heals nothing.
+- `/readyz`: it may be given work (shared/probes.py).
+- `/metrics`: for Prometheus.
+
+Listens only where `metrics.port` is set, from before the neighbours are looked for. Under
+`lamppost run all` the api answers for everybody. It tells nothing of anybody, like the api's own
+(docs/guide/kubernetes.md, "Probes").
 """
 
 from __future__ import annotations
-
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
@@ -20,49 +22,40 @@ from starlette.routing import Route
 from shared import metrics
 from shared.errors import Kind, LamppostError
 from shared.internal_http import InternalServer
+from shared.probes import OK, Found, Probes
 from shared.settings import Internal, Metrics
 
-CHECK_TIMEOUT_S = 2.0
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
-Checks = Mapping[str, Callable[[], Awaitable[object]]]
-"""What has to answer for the process to be ready; a check fails by raising LamppostError."""
 
 
-def app(checks: Checks) -> Starlette:
-    """The three answers."""
+def app(probes: Probes) -> Starlette:
+    """The four answers."""
+
+    async def begun(_request: Request) -> Response:
+        return answer(*await probes.started(), yes="started", no="starting")
 
     async def alive(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": OK})
 
     async def ready(_request: Request) -> Response:
-        said = await asyncio.gather(*(_asked(check) for check in checks.values()))
-        found = dict(zip(checks, said, strict=True))
-        is_ready = all(one == "ok" for one in said)
-        body = {"status": "ready" if is_ready else "not ready", "checks": found}
-        return JSONResponse(body, 200 if is_ready else 503)
+        return answer(*await probes.ready(), yes="ready", no="not ready")
 
     async def numbers(_request: Request) -> Response:
         return Response(generate_latest(metrics.REGISTRY), media_type=TEXT)
 
-    routes = {"/healthz": alive, "/readyz": ready, "/metrics": numbers}
-    return Starlette(routes=[Route(path, answer) for path, answer in routes.items()])
+    routes = {"/startupz": begun, "/healthz": alive, "/readyz": ready, "/metrics": numbers}
+    return Starlette(routes=[Route(path, one) for path, one in routes.items()])
 
 
-async def _asked(check: Callable[[], Awaitable[object]]) -> str:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await check()
-    except LamppostError as error:
-        return error.kind.value
-    except TimeoutError:
-        return "timeout"
-    return "ok"
+def answer(fine: bool, checks: Found, *, yes: str, no: str) -> Response:
+    """200 or 503, with what was found."""
+    return JSONResponse({"status": yes if fine else no, "checks": checks}, 200 if fine else 503)
 
 
-async def start(settings: Metrics, checks: Checks) -> InternalServer:
+async def start(settings: Metrics, probes: Probes) -> InternalServer:
     """Listen; CONFLICT or INVALID when that address is not to be had."""
     place = Internal(host=settings.host, port=settings.port)
-    server = InternalServer(app(checks), "monitor", place)
+    server = InternalServer(app(probes), "monitor", place)
     try:
         await server.start()
     except OSError as error:

@@ -5,35 +5,26 @@ Metrics name cameras, by their ids, and the processes of the installation.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse, Response
 
 from services.api.deps import Context, Public
-from shared.errors import LamppostError
+from shared.probes import OK, asked
 
-CHECK_TIMEOUT_S = 2.0
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter(tags=["health"])
+
+
+@router.get("/startupz", summary="Started", dependencies=[Depends(Public("a probe asks it"))])
+async def startupz() -> dict[str, str]:
+    """The process answers, which it does once everything of its start is done."""
+    return {"status": "started"}
 
 
 @router.get("/healthz", summary="Alive", dependencies=[Depends(Public("a probe asks it"))])
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
-
-
-async def _probe(check: Awaitable[object]) -> str:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await check
-    except LamppostError as error:
-        return error.kind.value
-    except TimeoutError:
-        return "timeout"
-    return "ok"
 
 
 @router.get(
@@ -45,14 +36,14 @@ async def _probe(check: Awaitable[object]) -> str:
 async def readyz(context: Context) -> Response:
     """Database, bus and object store answer within two seconds."""
     platform = context.platform
-    names = ("database", "bus", "blobs")
-    results = await asyncio.gather(
-        _probe(platform.database.now_us()),
-        _probe(platform.bus.partitions("camera-status")),
-        _probe(platform.blobs.time_us()),
+    checks = await asked(
+        {
+            "database": platform.database.now_us,
+            "bus": lambda: platform.bus.partitions("camera-status"),
+            "blobs": platform.blobs.time_us,
+        }
     )
-    checks = dict(zip(names, results, strict=True))
-    ready = all(result == "ok" for result in results)
+    ready = all(said == OK for said in checks.values())
     return JSONResponse(
         {"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503
     )

@@ -85,6 +85,11 @@ class Membership:
         self._partitions = 1
         self._log = log.get("ingest.assignment")
 
+    @property
+    def has_a_share(self) -> bool:
+        """Whether the group has given this member anything to look after."""
+        return self._consumer is not None and bool(self._consumer.assignment)
+
     async def run(self, stop: Stop) -> None:
         """Follow the group until the stop; an unreachable bus is tried again and stops nothing."""
         backoff = Backoff(0.2, 5.0)

@@ -29,12 +29,14 @@ from services.ingest.peers import Peers
 from services.ingest.refusals import Refusals
 from services.ingest.status import SpoolGauge, StatusBook
 from services.ingest.takeover import Takeover
+from services.ingest.taking import Taking
 from shared import log, metrics
 from shared.clock import SECOND_US, HeldClock
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import LamppostError
 from shared.messages import FramesPassedOver, SpoolWaiting
 from shared.platform import Platform
+from shared.probes import Missing
 from shared.runtime import Stop, loop
 from shared.settings import Settings
 from shared.spool import FolderLock, RecorderSpool
@@ -62,9 +64,7 @@ class IngestService:
         self._spool = spool
         recorder = settings.instance
         self._book = StatusBook(self._clock, recorder, media.epoch)
-        self._gauge = SpoolGauge(
-            spool.new, self._clock, settings.ingest.segment_s, settings.spool
-        )
+        self._gauge = SpoolGauge(spool.new, self._clock, settings.ingest.segment_s, settings.spool)
         self._hub = LiveHub()
         self._out = Outgoing(platform.bus, self._clock, recorder, self._frame_done)
         self.membership = Membership(
@@ -78,6 +78,8 @@ class IngestService:
             member=recorder,
             max_streams=settings.ingest.max_streams,
         )
+        self._taking = Taking(self._clock)
+        self._stopping = False
         self._internal_key = platform.internal_key
         self._log = log.get("ingest")
 
@@ -91,6 +93,13 @@ class IngestService:
             first_epoch=self._media.epoch,
             status_interval_s=every_s,
         )
+
+    async def ready(self) -> None:
+        """UNAVAILABLE, with what is missing, until this recorder has taken its cameras over: an
+        update of recorders goes on to the next only then (shared/probes.py)."""
+        if self._stopping:
+            raise Missing("it ends and hands its cameras over")
+        self._taking.check(self.membership.has_a_share)
 
     async def run(self, stop: Stop) -> None:
         """Record until the stop; then hand over, file everything and say so."""
@@ -115,6 +124,7 @@ class IngestService:
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
+            self._stopping = True
             stop.set()
             try:
                 await self._hand_over(following)
@@ -191,6 +201,7 @@ class IngestService:
         elif isinstance(event, FramesPassedOver):
             self._out.passed_over(event)
         elif isinstance(event, StateChanged):
+            self._taking.heard(event.camera_id, event.state)
             if event.state is not RecordingState.RECORDING:
                 self._hub.stopped(event.camera_id)
             if self._book.knows(event.camera_id) and self._book.state_changed(event):
@@ -267,9 +278,12 @@ class IngestService:
 
     def _added(self, camera: Camera, epoch: int) -> None:
         if self._book.begin(camera, epoch):
+            if camera.enabled:
+                self._taking.begin(camera.id)
             self._out.status(self._book.message(camera.id))
 
     def _removed(self, camera_id: str) -> None:
+        self._taking.end(camera_id)
         self._hub.stopped(camera_id)
         message = self._book.end(camera_id)
         if message is not None:

@@ -37,6 +37,13 @@ def known() -> set[str]:
     return {script.revision for script in scripts}
 
 
+def behind(connection: sa.Connection) -> str | None:
+    """The revision of a schema that is older than this code, empty where there is none; None where
+    it is as new or newer."""
+    there = MigrationContext.configure(connection).get_current_revision()
+    return there or "" if there != head() and (there is None or there in known()) else None
+
+
 def upgrade(connection: sa.Connection) -> str:
     """Bring the schema to the newest revision inside the connection's transaction; its name.
 
