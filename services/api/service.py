@@ -33,6 +33,9 @@ from shared.settings import Settings
 
 GRACE_S = 2
 """How long requests may finish after the stop; open streams end by themselves within a second."""
+OUTBOX_S = 8.0
+"""How long after the last request its events may take to be published; else the next start has
+them."""
 BACKLOG = 256
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
@@ -69,7 +72,8 @@ class ApiService:
         self._socket.close()
 
     async def run(self, stop: Stop) -> None:
-        """Serve until the stop; then streams end, requests have 2 s, and everything returns."""
+        """Serve until the stop; then streams end, requests have 2 s, what they wrote is published,
+        and everything returns."""
         context = self.context
         server = _Server(
             uvicorn.Config(
@@ -85,11 +89,12 @@ class ApiService:
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[self._socket]), name="api.http")
+        served = Stop()
+        publishing = asyncio.create_task(
+            Relay(self._platform, SERVICE).run(served), name="api.outbox"
+        )
         others = [
             asyncio.create_task(context.recorders.run(context.stop), name="api.recorders"),
-            asyncio.create_task(
-                Relay(self._platform, SERVICE).run(context.stop), name="api.outbox"
-            ),
             asyncio.create_task(context.media.run(context.stop), name="api.media"),
             asyncio.create_task(Retelling(self._platform).run(context.stop), name="api.retelling"),
             asyncio.create_task(Accountant(context).run(context.stop), name="api.accounting"),
@@ -107,7 +112,9 @@ class ApiService:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         try:
             self._log.info("listening", url=self.url)
-            done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                [waiting, publishing, *tasks], return_when=asyncio.FIRST_COMPLETED
+            )
             for task in done:
                 if task is not waiting:
                     _check(task)
@@ -118,7 +125,11 @@ class ApiService:
             _, late = await asyncio.wait(tasks, timeout=GRACE_S + 1)
             for task in late:
                 task.cancel()
-            await asyncio.gather(waiting, *tasks, return_exceptions=True)
+            # The outbox last: a request that was let finish may have written to it just now.
+            served.set()
+            await asyncio.wait([publishing], timeout=OUTBOX_S)
+            publishing.cancel()
+            await asyncio.gather(waiting, publishing, *tasks, return_exceptions=True)
             await context.metrics.close()
             self._socket.close()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 
 from services.api import camera_store, keys, service, users
+from shared.bus import Message
 from shared.clock import SECOND_US, SystemClock
 from shared.db import tables
 from shared.domain import Camera, GapReason, RecordingState, Role, Source
@@ -210,3 +212,37 @@ async def test_what_the_outbox_holds_at_the_stop_is_published(tmp_path: Path) ->
                 return not (await connection.execute(tables.outbox.select())).all()
 
         await until(empty, what="an empty outbox")
+
+
+class SlowBus:
+    """A bus that takes its time."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._bus, self._clock = platform.bus, platform.clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bus, name)
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        await self._clock.sleep(0.5)
+        await self._bus.publish(messages)
+
+
+async def test_a_slow_bus_gets_the_outbox_although_requests_are_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = await platform_in(tmp_path, SystemClock())
+    slow = dataclasses.replace(platform, bus=SlowBus(platform))  # type: ignore[arg-type]
+    settings = Settings.model_validate({"state_dir": tmp_path, "api": {"port": 0}})
+    monkeypatch.setattr(service, "GRACE_S", -0.9)
+    api, stop = service.build(slow, settings), Stop()
+    camera = Camera(id="mk-1", name="A", source=Source(url="rtsp://h/x"))
+    await camera_store.add_cameras(platform, settings, [camera])
+    task = asyncio.create_task(api.run(stop))
+    stop.set()
+    try:
+        await asyncio.wait_for(task, 20)
+        async with platform.database.read() as connection:
+            assert not (await connection.execute(tables.outbox.select())).all()
+    finally:
+        await platform.close()
