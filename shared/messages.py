@@ -136,6 +136,8 @@ class RecorderStatus(msgspec.Struct, frozen=True, tag="recorder.status", tag_fie
     waiting: tuple[SpoolWaiting, ...] = ()
     """What nobody has filed yet, the segments being written too; neighbours are joined where there
     are too many to name."""
+    version: str = ""
+    """Of the program; empty from one that does not say."""
 
 
 class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_field="type"):
@@ -162,6 +164,8 @@ class DetectorStatus(msgspec.Struct, frozen=True, tag="detector.status", tag_fie
     """Begun since its start."""
     url: str = ""
     """Where its metrics are, for the api alone; empty while it cannot listen."""
+    version: str = ""
+    """Of the program; empty from one that does not say."""
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True):

@@ -45,6 +45,7 @@ class Action(StrEnum):
     HOLD_RENEW = "hold.renew"
     HOLD_RELEASE = "hold.release"
     RETENTION_READ = "retention.read"
+    STATUS_READ = "status.read"
     AUDIT_READ = "audit.read"
     WEBHOOK_ADD = "webhook.add"
     WEBHOOK_READ = "webhook.read"
@@ -96,6 +97,10 @@ RULES: dict[Action, Grant] = {
     Action.HOLD_RENEW: Grant(_HOLDER, needs_why=True),
     Action.HOLD_RELEASE: Grant(_HOLDER, needs_why=True),
     Action.RETENTION_READ: Grant(ANYBODY),
+    # The whole at a glance, for who keeps it running and who answers for it. Never what was seen.
+    Action.STATUS_READ: Grant(
+        _ADMIN | {Role.OPERATOR, Role.SERVICE, Role.AUDITOR, Role.PRIVACY_OFFICER}
+    ),
     Action.AUDIT_READ: Grant(frozenset({Role.AUDITOR})),
     # A webhook gives events away for good: who adds one says what for.
     Action.WEBHOOK_ADD: Grant(_ADMIN, needs_why=True),

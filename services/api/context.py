@@ -13,9 +13,10 @@ from services.api.media import Media
 from services.api.process_metrics import ProcessMetrics
 from services.api.recorders import RecorderDirectory
 from services.api.restored import Restored
+from services.api.status_desk import StatusDesk
 from shared import civil
 from shared.clock import SECOND_US, Clock
-from shared.doubt import Readings, judge
+from shared.doubt import Doubt, Readings, judge
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
@@ -33,6 +34,7 @@ class ApiContext:
     """Sessions and footage of the media routes; the service runs `media.run(stop)`."""
     metrics: ProcessMetrics = field(init=False)
     restored: Restored = field(init=False)
+    status: StatusDesk = field(init=False)
     stop: Stop = field(default_factory=Stop)
     """Set when the api ends: every open stream ends with it, within a second."""
     streams: int = 0
@@ -46,6 +48,7 @@ class ApiContext:
         self.media = Media(self.platform, self.settings, self.recorders)
         self.metrics = ProcessMetrics(self.recorders, self.platform.internal_key)
         self.restored = Restored(self.platform)
+        self.status = StatusDesk(self.platform)
         self._wall_start_us = self.clock.now_us()
         self._mono_start_us = self.clock.monotonic_us()
 
@@ -64,6 +67,10 @@ class ApiContext:
     async def expiry_now_us(self, connection: AsyncConnection) -> int:
         """The time to judge expiry by: wall time, or in doubt the latest that any clock claims, so
         that a clock put back never reopens what might have expired (docs/retention.md)."""
+        return (await self.doubt(connection)).latest_us
+
+    async def doubt(self, connection: AsyncConnection) -> Doubt:
+        """Why this process doubts the time, if it does."""
         readings = Readings(
             wall_us=self.clock.now_us(),
             monotonic_us=self.clock.monotonic_us(),
@@ -73,4 +80,4 @@ class ApiContext:
             newest_commit_us=await queries.newest_audit_us(connection),
         )
         max_error_us = round(self.settings.retention.max_clock_error_s * SECOND_US)
-        return judge(readings, max_error_us).latest_us
+        return judge(readings, max_error_us)

@@ -89,15 +89,22 @@ class RecorderDirectory:
             item for name, item in self._recorders.items() if not self._is_stale(f"recorder:{name}")
         ]
 
+    def detectors(self) -> list[DetectorStatus]:
+        """Detect workers heard of lately, those that have stopped left out."""
+        return [
+            item
+            for name, item in self._detectors.items()
+            if not item.stopped
+            and not self._is_stale(f"detector:{name}", DETECTOR_STALE_S * SECOND_US)
+        ]
+
     def processes(self) -> dict[str, str]:
         """Recorders and detect workers alive, and where each has its metrics: empty where it
         cannot listen. A worker named as a recorder is (both run by hand) is told apart."""
         found = {item.recorder: item.url for item in self.recorders() if not item.stopped}
-        for name, item in self._detectors.items():
-            if not item.stopped and not self._is_stale(
-                f"detector:{name}", DETECTOR_STALE_S * SECOND_US
-            ):
-                found[f"{name}-detect" if name in self._recorders else name] = item.url
+        for worker in self.detectors():
+            name = worker.worker
+            found[f"{name}-detect" if name in self._recorders else name] = worker.url
         return found
 
     def holders(self, camera_id: str) -> list[str]:

@@ -25,6 +25,7 @@ from services.cli import (
     replay,
     running,
     search,
+    status,
     stores,
     webhooks,
 )
@@ -60,8 +61,8 @@ def root(
 
 
 for module in (
-    running, cameras, footage, search, holds, stores, models, reindex, access, webhooks, doctor,
-    replay, letters, health,
+    running, status, cameras, footage, search, holds, stores, models, reindex, access, webhooks,
+    doctor, replay, letters, health,
 ):  # fmt: skip
     module.register(app)
 
