@@ -8,8 +8,18 @@ on the dashboards (services/dashboards.py), when somebody is told in helm/lamppo
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterable
 
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.samples import Sample
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 CAMERA_SERIES = 25
 """Most series that name one camera, over all processes that tell of it."""
@@ -19,8 +29,22 @@ def _counter(name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter
     return Counter(name, help_text, labels, registry=REGISTRY)
 
 
+class _Gauge(Gauge):
+    """A gauge that has no value before it is set: what a process never measures it does not tell,
+    so that the least room, or the oldest time, is not the zero of one that has neither."""
+
+    _was_set = False
+
+    def set(self, value: float) -> None:
+        self._was_set = True
+        super().set(value)
+
+    def _child_samples(self) -> Iterable[Sample]:
+        return super()._child_samples() if self._was_set else ()
+
+
 def _gauge(name: str, help_text: str, labels: tuple[str, ...] = ()) -> Gauge:
-    return Gauge(name, help_text, labels, registry=REGISTRY)
+    return _Gauge(name, help_text, labels, registry=REGISTRY)
 
 
 def _histogram(
