@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from services.api import ledger_routes, queries
 from services.api.context import ApiContext
+from services.api.status_desk import Lost
 from shared import ledger, log, metrics
 from shared.clock import DAY_US, SECOND_US
 from shared.domain import Camera
@@ -59,6 +60,7 @@ class Accountant:
         self._show(camera.id, missing_s(found))
         before_us = self._found.get(camera.id, 0)
         self._found[camera.id] = lost_us
+        self._context.status.lost[camera.id] = Lost.of(found, self._context.now_us())
         metrics.UNACCOUNTED_SECONDS.set(sum(self._found.values()) / SECOND_US)
         if lost_us > before_us:
             self._log.error("unaccounted seconds", camera=camera.id, seconds=lost_us / SECOND_US)

@@ -37,8 +37,10 @@ from shared.messages import (
     encode,
 )
 from shared.platform import Platform
+from shared.probes import Missing
 from shared.runtime import Backoff, Stop, loop
 from shared.settings import Settings
+from shared.version import version
 
 GROUP = "detect"
 BATCH = 64
@@ -86,6 +88,11 @@ class DetectService:
         self._begun: set[str] = set()
         self._analysed = self._skipped = self._sightings = 0
         self._log = log.get("detect")
+
+    async def ready(self) -> None:
+        """UNAVAILABLE until the model is loaded (shared/probes.py)."""
+        if self.worker.facts is None:
+            raise Missing("its model is not loaded")
 
     async def run(self, stop: Stop) -> None:
         """Work until the stop, then end every sighting and tell of it."""
@@ -223,6 +230,7 @@ class DetectService:
             started_us=self._started_us,
             sightings=self._sightings,
             url=self._endpoint.url,
+            version=version(),
         )
 
     def _take(self, record: Record) -> None:

@@ -19,6 +19,7 @@ from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, Fragment, GapReason, RecordingState
 from shared.messages import RecorderStatus, SpoolWaiting, StatusChanged
 from shared.settings import Spool
+from shared.version import version
 
 WINDOW = 16
 """Fragments that picture rate and bit rate are measured over."""
@@ -171,6 +172,7 @@ class StatusBook:
             free_bytes=usage.free_bytes,
             stopped=stopped,
             waiting=usage.waiting,
+            version=version(),
         )
 
     def _camera(self, camera_id: str) -> CameraStatus:
