@@ -13,7 +13,7 @@ PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py
 	test_detect_program.py test_search_clips.py test_hold_race_postgres.py) \
 	tests/web
 
-.PHONY: help run test prove torture bench servers stack-test k8s-test chaos bench-stack lint docs lock clean
+.PHONY: help run test prove torture bench servers stack-test images compose-test k8s-test chaos bench-stack lint docs lock clean
 
 help: ## This list
 	@echo "Lamppost. First time here: make run"
@@ -52,9 +52,18 @@ k8s-test: ## The chart on a real Kubernetes of one node and on pretended nodes (
 	@$(BOOTSTRAP) test
 	@CI=true $(PYTEST) -m k8s tests/k8s $(ARGS)
 
+compose-test: ## docker-compose.yml brought up, driven to a hit, upgraded, restarted (needs root; minutes)
+	@$(BOOTSTRAP) test
+	@exec $(PYTEST) -m compose tests/compose $(ARGS)
+
 chaos: ## Kills and outages at random for half an hour (ARGS='--minutes 30', '--minutes 0 --together 60 --each 10')
 	@$(BOOTSTRAP) test
 	@exec .venv/bin/python -m tests.stack chaos $(ARGS)
+
+images: ## Build the container image and run it as Kubernetes would (root, Debian; minutes)
+	@$(BOOTSTRAP) test
+	@.venv/bin/python -m tests.support.containers build
+	@exec $(PYTEST) -m images tests/images $(ARGS)
 
 bench-stack: ## Measure the services on real servers against peers (ARGS='--small', '--row upload')
 	@$(BOOTSTRAP) test
