@@ -123,6 +123,8 @@ class Kafka:
     password: str = PASSWORD
     identity: certificates.Certificates | None = None
     """Its certificate where `tls`; made when not given."""
+    host: str = "127.0.0.1"
+    """Where clients come in; containers reach another address than the loopback's."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """Further lines of its configuration; they win."""
 
@@ -142,12 +144,12 @@ class Kafka:
     @property
     def servers(self) -> tuple[str, ...]:
         """Where clients come in."""
-        return (f"127.0.0.1:{self.advertised_port or self.node.port}",)
+        return (f"{self.host}:{self.advertised_port or self.node.port}",)
 
     @property
     def is_ready(self) -> bool:
         """Whether it takes connections of clients."""
-        return self.process.running and listens(self.node.port)
+        return self.process.running and listens(self.node.port, self.host)
 
     def install(self) -> None:
         """Fetch its programs, once a machine."""
@@ -244,7 +246,7 @@ class Kafka:
             "controller.quorum.voters": voters,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INNER",
-            "listeners": f"CLIENT://127.0.0.1:{node.port},{inner},"
+            "listeners": f"CLIENT://{self.host}:{node.port},{inner},"
             f"CONTROLLER://127.0.0.1:{node.controller_port}",
             "advertised.listeners": f"CLIENT://{self.servers[0]},{inner}",
             "listener.security.protocol.map": f"CLIENT:{outer},INNER:PLAINTEXT,"

@@ -34,6 +34,7 @@ from tests.support.wait import until_sync
 
 PROGRAMS = Path("/usr/lib/postgresql")
 SYSTEM_USER = "postgres"
+LOOPBACK = "127.0.0.1"
 APPLICATION = "lamppost"
 """Role and first database: it owns its databases and is no superuser, as in production."""
 TEMPLATE = "lamppost_template"
@@ -87,7 +88,8 @@ class Postgres:
     """One cluster. `folder` gets its password files and log; use as a context manager.
 
     The data stand in `folder` too where the server's user can reach it, else in a folder of
-    their own that goes with the object. `durable=False` skips every sync.
+    their own that goes with the object. `durable=False` skips every sync. `host` is a second
+    address of this machine to listen on, for containers.
     """
 
     def __init__(
@@ -95,11 +97,13 @@ class Postgres:
         folder: Path,
         *,
         port: int | None = None,
+        host: str = LOOPBACK,
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_ports(1)[0]
+        self.host = host
         self._durable = durable
         self._settings = dict(settings or {})
         self._home: Path | None = None
@@ -217,7 +221,7 @@ class Postgres:
         """The variables that join a service to it."""
         return {
             "LAMPPOST_STORES__DATABASE": "postgresql",
-            "LAMPPOST_POSTGRES__HOST": "127.0.0.1",
+            "LAMPPOST_POSTGRES__HOST": self.host,
             "LAMPPOST_POSTGRES__PORT": str(self.port),
             "LAMPPOST_POSTGRES__DATABASE": database,
             "LAMPPOST_POSTGRES__USER": APPLICATION,
@@ -308,7 +312,7 @@ class Postgres:
         )
         given.unlink()
         values = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(dict.fromkeys((LOOPBACK, self.host))),
             "unix_socket_directories": str(self.home / "sock"),
             "shared_buffers": "64MB",
             "max_connections": "100",
@@ -320,6 +324,9 @@ class Postgres:
         }
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in values.items())
+        if self.host != LOOPBACK:
+            with (self.data / "pg_hba.conf").open("a", encoding="utf-8") as file:
+                file.write(f"host all {APPLICATION} all scram-sha-256\n")
 
     def _secret(self, name: str) -> str:
         path = self.folder / f"{name}.password"

@@ -68,6 +68,7 @@ class RtspServer:
     certificate: tuple[Path, Path] | None = None
     log_dir: Path | None = None
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
     _process: subprocess.Popen[str] | None = None
     _answers: queue.Queue[str] = field(default_factory=queue.Queue)
 
@@ -80,7 +81,12 @@ class RtspServer:
 
     def start(self) -> None:
         """Listen; returns once it does."""
-        config: dict[str, Any] = {"port": self.port, "mounts": self.mounts, "auth": self.auth}
+        config: dict[str, Any] = {
+            "port": self.port,
+            "host": self.host,
+            "mounts": self.mounts,
+            "auth": self.auth,
+        }
         if self.users:
             config["users"] = self.users
         if self.certificate:
@@ -111,7 +117,7 @@ class RtspServer:
     def url(self, name: str) -> str:
         """A mount's address."""
         scheme = "rtsps" if self.certificate else "rtsp"
-        return f"{scheme}://127.0.0.1:{self.port}/{name}"
+        return f"{scheme}://{self.host}:{self.port}/{name}"
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process is not None and self._process.stdin is not None

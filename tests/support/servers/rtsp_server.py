@@ -230,7 +230,8 @@ class Server:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.rtsp = GstRtspServer.RTSPServer(address="127.0.0.1", service=str(config["port"]))
+        host = config.get("host", "127.0.0.1")
+        self.rtsp = GstRtspServer.RTSPServer(address=host, service=str(config["port"]))
         self.auth = self.basic_token = None
         if config.get("users") or config.get("cert"):
             self.auth = GstRtspServer.RTSPAuth()

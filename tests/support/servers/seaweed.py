@@ -109,6 +109,15 @@ class Store(Protocol):
 
     def admin(self) -> Minio: ...
 
+    def another(self) -> tuple[str, str]:
+        """The key of another user, which `revoke` leaves alone; who rotates keys makes one."""
+        access, secret = secrets.token_hex(8), secrets.token_hex(20)
+        self._shell(
+            f"s3.configure -user=lamppost-{access} -access_key={access} -secret_key={secret} "
+            f"-actions={','.join(ACTIONS)} -apply"
+        )
+        return access, secret
+
     def environment(self, endpoint: str = "") -> Mapping[str, str]: ...
 
 
@@ -129,6 +138,8 @@ class Seaweed:
     volume_mb: int = 64
     tls: bool = False
     """Whether the S3 door speaks TLS, with a certificate of an authority made for it."""
+    host: str = "127.0.0.1"
+    """Address of the S3 door; containers reach another than the loopback's."""
     access: str = field(default_factory=lambda: secrets.token_hex(8))
     secret: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
     _admin: tuple[str, str] = field(
@@ -159,7 +170,7 @@ class Seaweed:
 
     @property
     def endpoint(self) -> str:
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def process(self) -> ServerProcess:
@@ -178,6 +189,7 @@ class Seaweed:
             "dir": data,
             "ip": "127.0.0.1",
             "ip.bind": "127.0.0.1",
+            "s3.ip.bind": self.host,
             "master.volumeSizeLimitMB": self.volume_mb,
             "master.electionTimeout": "1s",  # by default a restart takes up to 20 s
             "master.telemetry": "false",
