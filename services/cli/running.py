@@ -1,7 +1,8 @@
-"""`lamppost run` and `lamppost demo`."""
+"""`lamppost run`, `lamppost demo` and `lamppost drain`."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ For = Annotated[
 def register(app: typer.Typer) -> None:
     app.command("run")(run)
     app.command("demo")(demo)
+    app.command("drain")(drain)
 
 
 def run(
@@ -68,3 +70,18 @@ def demo(
     session.run(
         demo_module.with_demo(settings, prepared), for_s=for_s, as_json=as_json, demo=prepared
     )
+
+
+def drain(
+    seconds: Annotated[str, typer.Option("--for", help="Wait so long at most.")] = "60s",
+    as_json: output.Json = False,
+) -> None:
+    """Before a recorder's pod ends: wait until the recorder beside has ended and its spool is
+    stored. Exit 1 when something is left, which stays on the volume."""
+    from services import drain as waiting
+    from shared.clock import SystemClock
+
+    found = asyncio.run(waiting.drain(load(), SystemClock(), parse_duration(seconds)))
+    output.emit(found._asdict(), as_json, output.fields(found._asdict()))
+    if not found.done:
+        raise typer.Exit(output.FOUND_WRONG)
