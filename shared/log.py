@@ -1,17 +1,26 @@
-"""Structured logs, without secrets; errors of one kind at most once a second."""
+"""Structured logs, without secrets; errors of one kind at most once a second.
+
+One line an event: JSON, or text on a terminal. Before it is written, secrets are taken out of
+every value (shared/redaction.py), and of warnings and errors that name a camera one a second passes
+for each event and camera: six hundred cameras behind one dead switch must not bury the rest. The
+next that passes says in `withheld` how many did not. What libraries log goes the same way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-import re
 import sys
 import threading
 from collections.abc import MutableMapping
 from types import ModuleType
 from typing import Any
 
-from shared.clock import SECOND_US, Clock
+from shared.clock import SECOND_US, Clock, SystemClock
+from shared.redaction import hide as hide
+from shared.redaction import member
+from shared.redaction import redact as redact
 from shared.settings import Log
 
 
@@ -29,21 +38,62 @@ def _load() -> Any:
 
 
 structlog = _load()
-_URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@]+@")
-
-
-def redact(text: str) -> str:
-    """The text without credentials inside URLs."""
-    return _URL_PASSWORD.sub(r"\1***@", text)
+LIMITED = frozenset({"warning", "error", "critical"})
+MAX_TEXT = 20_000
+"""Characters of one value: a traceback of an error within errors has no end."""
 
 
 def _redact_event(
     _logger: Any, _name: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and "@" in value:
-            event[key] = redact(value)
+        found = member(key, value)
+        if isinstance(found, str) and len(found) > MAX_TEXT:
+            found = found[:MAX_TEXT] + "…"
+        event[key] = found
     return event
+
+
+class _PerCamera:
+    """A processor: of the warnings and errors of one event and camera one a second."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    def __call__(
+        self, _logger: Any, _name: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        camera = event.get("camera") or event.get("camera_id")
+        if camera is None or event.get("level") not in LIMITED:
+            return event
+        key = f"{event.get('component')} {event.get('event')} {camera}"
+        held = self._limiter.allow(key)
+        if held is None:
+            raise structlog.DropEvent
+        if held:
+            said = event.get("withheld")
+            event["withheld"] = held + (said if isinstance(said, int) else 0)
+        return event
+
+
+class _Foreign(logging.Handler):
+    """What libraries say by Python's own logging, as lines of ours: a second apart for each."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        super().__init__(logging.WARNING)
+        self._limiter = limiter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A library's broken record, or a stream that is closed, must not end who logs.
+        with contextlib.suppress(Exception):
+            held = self._limiter.allow(f"{record.name} {record.msg}")
+            if held is None:
+                return
+            extra: dict[str, Any] = {"withheld": held} if held else {}
+            if record.exc_info and record.exc_info[0] is not None:
+                extra["exc_info"] = record.exc_info
+            say = get(record.name).error if record.levelno >= logging.ERROR else None
+            (say or get(record.name).warning)(record.getMessage(), **extra)
 
 
 def configure(settings: Log, *, stream: Any = None) -> None:
@@ -54,6 +104,7 @@ def configure(settings: Log, *, stream: Any = None) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _PerCamera(Limiter(SystemClock())),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact_event,
@@ -65,6 +116,10 @@ def configure(settings: Log, *, stream: Any = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if isinstance(one, _Foreign)]:
+        root.removeHandler(old)
+    root.addHandler(_Foreign(Limiter(SystemClock())))
 
 
 def get(name: str) -> Any:

@@ -15,6 +15,7 @@ from shared.bus import Bus
 from shared.clock import Clock, SystemClock
 from shared.db import Database
 from shared.errors import Kind, LamppostError
+from shared.redaction import hide
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -157,4 +158,4 @@ def read_key(path: Path, *, fix: str) -> str:
         ) from error
     if len(key) < 32:
         raise LamppostError(Kind.INVALID, f"{path} holds no usable key.", fix=fix)
-    return key
+    return hide(key)

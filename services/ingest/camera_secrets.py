@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.errors import Kind, LamppostError
+from shared.redaction import hide
 from shared.settings import Settings
 
 NAME = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$")
@@ -81,7 +82,7 @@ class CameraSecrets:
             raise self._wrong(name, "is not UTF-8 text") from None
         if not colon or len(data) > MAX_BYTES or re.search(r"[\x00-\x1f\x7f]", user + password):
             raise self._wrong(name, "is not one line `user:password`")
-        return Credentials(user, password)
+        return Credentials(user, hide(password))
 
     def _path(self, name: str) -> Path:
         if not NAME.match(name):

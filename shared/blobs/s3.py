@@ -29,6 +29,7 @@ from shared.blobs.s3_room import Room
 from shared.clock import Clock
 from shared.errors import Kind, LamppostError
 from shared.ids import OBJECT_KEY
+from shared.redaction import hide
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -274,4 +275,4 @@ def _key(settings: Settings, file: Path | None, name: str) -> str:
         raise LamppostError(Kind.INVALID, f"Cannot read {name}: {reason}.", fix=fix) from None
     if not key or len(key.split()) != 1:
         raise LamppostError(Kind.INVALID, f"The file of {name} holds no usable key.", fix=fix)
-    return key
+    return hide(key)

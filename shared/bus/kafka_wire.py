@@ -23,6 +23,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from shared.bus import Partition
 from shared.errors import Kind, LamppostError
+from shared.redaction import hide
 from shared.settings import Kafka, Settings
 
 EARLIEST, LATEST = -2, -1
@@ -114,7 +115,7 @@ def _password(settings: Settings, kafka: Kafka) -> str:
         )
     path = settings.path(kafka.password_file)
     try:
-        return path.read_text("utf-8").strip("\r\n")
+        return hide(path.read_text("utf-8").strip("\r\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise LamppostError(
             Kind.INVALID, f"Cannot read the password of the bus, {path}: {error}."

@@ -30,6 +30,7 @@ from shared.clock import Clock
 from shared.db import Database, migrate, partitions
 from shared.db import postgres_errors as errors
 from shared.errors import Kind, LamppostError
+from shared.redaction import hide
 from shared.settings import Postgres, Settings
 
 CONNECT_S = 5.0
@@ -251,7 +252,7 @@ class PostgresDatabase:
         if self._password_file is None:
             return ""  # None would send the driver to look through the user's own files
         try:
-            return self._password_file.read_text("utf-8").strip("\r\n")
+            return hide(self._password_file.read_text("utf-8").strip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
             raise LamppostError(
                 Kind.UNAVAILABLE,
