@@ -160,6 +160,8 @@ class KafkaBus:
         backoff = Backoff(0.2, 2.0)
         while not self._ready:
             await self._clock.sleep(backoff.next_s())
+            # A wrong password, once it is corrected, costs no start.
+            await asyncio.to_thread(kafka_wire.renew, self._wire, self._settings)
             try:
                 await self._prepare()
             except LamppostError as error:

@@ -40,7 +40,7 @@ class Wire(NamedTuple):
     prefix: str
     request_timeout_s: float
     security: dict[str, Any]
-    """Keyword arguments of aiokafka; holds the password."""
+    """Keyword arguments of aiokafka; holds the password. `renew` changes them."""
 
     def client_arguments(self, client_id: str) -> dict[str, Any]:
         """Keyword arguments of any aiokafka client."""
@@ -85,6 +85,15 @@ def wire_of(settings: Settings) -> Wire:
             "sasl_plain_password": _password(settings, kafka),
         }
     return Wire(kafka.servers, kafka.topic_prefix, kafka.request_timeout_s, security)
+
+
+def renew(wire: Wire, settings: Settings) -> None:
+    """Take up the password and the authority that stand in their files by now, for connections
+    that are made from here on. Files that cannot be used change nothing. Blocks shortly."""
+    try:
+        wire.security.update(wire_of(settings).security)
+    except LamppostError:
+        return
 
 
 def host_and_port(server: str) -> tuple[str, int]:
