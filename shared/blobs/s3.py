@@ -33,8 +33,9 @@ from shared.redaction import hide
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from shared.blobs.s3_keys import Pair
     from shared.blobs.s3_probe import Capabilities
-    from shared.blobs.s3_store import Store
+    from shared.blobs.s3_store import Piece, Store
 
 PIECE_BYTES = 256 * 1024
 AHEAD_BYTES = 2 * 1024 * 1024
@@ -110,14 +111,14 @@ class S3Blobs:
 
     def _connect(self) -> Store:
         from shared.blobs.s3_client import Client
+        from shared.blobs.s3_keys import Keys
         from shared.blobs.s3_probe import probe
         from shared.blobs.s3_store import Store
 
         settings, s3 = self._settings, self._settings.s3
         client = Client(
             s3.endpoint,
-            access=_key(settings, s3.access_key_file, "s3.access_key_file"),
-            secret=_key(settings, s3.secret_key_file, "s3.secret_key_file"),
+            keys=Keys(lambda: _pair(settings), self._clock),
             region=s3.region,
             ca_file=None if s3.ca_file is None else settings.path(s3.ca_file),
             connections=s3.connections,
@@ -132,6 +133,16 @@ class S3Blobs:
 
     async def _run(self, call: Callable[[Store], T]) -> T:
         store = await self._opened()
+        tried = store.client.keys.version
+        try:
+            return await self._pool.run(call, store)
+        except LamppostError as error:
+            from shared.blobs.s3_errors import key_refused
+
+            renew = store.client.keys.renew
+            if not key_refused(error) or not await asyncio.to_thread(renew, tried):
+                raise
+        # Every call may be done twice: keys are unique, and what is there already is no error.
         return await self._pool.run(call, store)
 
     # Writing
@@ -179,7 +190,7 @@ class S3Blobs:
 
     async def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         _checked(key)
-        return (await self._run(lambda store: store.fetch(key, offset, length))).data
+        return (await self._fetch(key, offset, length)).data
 
     async def stream(
         self, key: str, offset: int = 0, length: int | None = None
@@ -187,7 +198,7 @@ class S3Blobs:
         _checked(key)
         store = await self._opened()
         first = PIECE_BYTES if length is None else min(length, PIECE_BYTES)
-        piece = await self._run(lambda store: store.fetch(key, offset, first))
+        piece = await self._fetch(key, offset, first)
         start, end = byte_range(key, piece.size_bytes, offset, length)
         # What is read whole in one range was checked by the read itself.
         whole = end - start == piece.size_bytes > len(piece.data) and bool(piece.sha256)
@@ -207,7 +218,10 @@ class S3Blobs:
             if not data:
                 raise LamppostError(Kind.CORRUPT, f"{key} ends early.", details={"key": key})
             some = min(AHEAD_BYTES, end - start)
-            piece = await self._pool.run(store.fetch, key, start, some, piece.etag)
+            piece = await self._fetch(key, start, some, piece.etag)
+
+    async def _fetch(self, key: str, offset: int, length: int | None, etag: str = "") -> Piece:
+        return await self._run(lambda store: store.fetch(key, offset, length, etag))
 
     async def stat(self, key: str) -> BlobInfo | None:
         _checked(key)
@@ -261,6 +275,15 @@ def _checked(key: str) -> str:
     if not OBJECT_KEY.fullmatch(key):
         raise LamppostError(Kind.INVALID, f"{key!r} is not an object key.")
     return key
+
+
+def _pair(settings: Settings) -> Pair:
+    from shared.blobs.s3_keys import Pair
+
+    return Pair(
+        _key(settings, settings.s3.access_key_file, "s3.access_key_file"),
+        _key(settings, settings.s3.secret_key_file, "s3.secret_key_file"),
+    )
 
 
 def _key(settings: Settings, file: Path | None, name: str) -> str:

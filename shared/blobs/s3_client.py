@@ -21,7 +21,6 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit, urlunsplit
 
 import urllib3
 from minio import Minio
-from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -29,6 +28,7 @@ from urllib3.response import BaseHTTPResponse
 
 from shared import civil
 from shared.blobs.s3_errors import MAX_BODY, Refused, broke_early, code_of, connected
+from shared.blobs.s3_keys import Keys
 from shared.blobs.s3_pool import current
 from shared.clock import SystemClock
 from shared.errors import Kind, LamppostError
@@ -92,14 +92,13 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One store and one key. Safe to use from any thread."""
+    """One store and one pair of keys at a time. Safe to use from any thread."""
 
     def __init__(
         self,
         endpoint: str,
         *,
-        access: str,
-        secret: str,
+        keys: Keys,
         region: str = "us-east-1",
         ca_file: Path | None = None,
         connections: int = 16,
@@ -108,7 +107,7 @@ class Client:
         url = _endpoint(endpoint)
         self._scheme, self._host = url.scheme, url.netloc
         self._region = region
-        self._credentials = Credentials(access, secret)
+        self.keys = keys
         self._clock = SystemClock()  # a store judges signatures by real time
         self.timeout_s = timeout_s
         self._pool = urllib3.PoolManager(
@@ -122,11 +121,10 @@ class Client:
         self._pool.pool_classes_by_scheme = _pools(timeout_s)
         self.minio = Minio(
             url.netloc,
-            access,
-            secret,
             secure=url.scheme == "https",
             region=region,
             http_client=self._pool,
+            credentials=keys,
         )
 
     def close(self) -> None:
@@ -223,7 +221,7 @@ class Client:
             url=url,
             region=self._region,
             headers=headers,
-            credentials=self._credentials,
+            credentials=self.keys.retrieve(),
             content_sha256=sha256,
             date=now,
         )

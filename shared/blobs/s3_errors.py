@@ -30,6 +30,8 @@ KEYS = frozenset(
         "AllAccessDisabled",
     }
 )
+UNSAID = frozenset({"HTTP 401", "HTTP 403"})
+"""What a refusal is called whose answer has no body, as that of a HEAD request."""
 FULL = frozenset(
     {
         "QuotaExceeded",
@@ -97,6 +99,11 @@ def refusal(error: Refused, key: str = "") -> LamppostError:
     return LamppostError(
         Kind.INTERNAL, f"The object store refused a request ({named}).", details=details
     )
+
+
+def key_refused(error: LamppostError) -> bool:
+    """Whether the store took the key for no good one."""
+    return error.details.get("code") in KEYS | UNSAID
 
 
 def missing(key: str) -> LamppostError:

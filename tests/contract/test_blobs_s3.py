@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from minio.error import S3Error
 from minio.versioningconfig import ENABLED, VersioningConfig
 
 from shared.blobs import HELD, Blobs
 from shared.blobs.s3 import S3Blobs, open_blobs
 from shared.blobs.s3_client import Client
 from shared.blobs.s3_errors import Refused
+from shared.blobs.s3_keys import Keys, Pair
 from shared.blobs.s3_put import SHA256, Upload, checksum
 from shared.blobs.s3_put import put as put_upload
 from shared.clock import SECOND_US, SimulatedClock, SystemClock
@@ -29,7 +31,7 @@ from tests.contract.test_blobs import key_of, keys_of, kind_of, put, sha
 from tests.support.servers.ceph import Ceph
 from tests.support.servers.process import free_ports
 from tests.support.servers.rtsp import make_certificates
-from tests.support.servers.seaweed import Seaweed, Store, joined
+from tests.support.servers.seaweed import Seaweed, Store, client, joined, write_keys
 from tests.support.servers.toxiproxy import Door, Toxiproxy
 from tests.support.wait import until
 
@@ -61,12 +63,10 @@ async def opened(settings: Settings) -> AsyncIterator[S3Blobs]:
 def client_of(server: Store) -> Client:
     section = joined(server).s3
     assert section.access_key_file is not None and section.secret_key_file is not None
-    return Client(
-        section.endpoint,
-        access=section.access_key_file.read_text().strip(),
-        secret=section.secret_key_file.read_text().strip(),
-        timeout_s=5,
+    pair = Pair(
+        section.access_key_file.read_text().strip(), section.secret_key_file.read_text().strip()
     )
+    return Client(section.endpoint, keys=Keys(lambda: pair, CLOCK), timeout_s=5)
 
 
 async def refused(awaitable: Any) -> tuple[LamppostError, float]:
@@ -314,6 +314,35 @@ async def test_a_revoked_key_is_named_and_nothing_secret_is(server: Store, tmp_p
             server.allow()
         await works_again(blobs)
         await blobs.put(key_of(2), source, sha256=digest, size_bytes=8 * MIB)
+
+
+async def test_a_rotated_key_needs_no_start(seaweed: Seaweed, tmp_path: Path) -> None:
+    """The key of another user stands in the same files, and the old one opens nothing."""
+    settings = joined(seaweed)
+    access_file, secret_file = write_keys(tmp_path, seaweed.access, seaweed.secret)
+    files = {"access_key_file": access_file, "secret_key_file": secret_file}
+    settings = settings.model_copy(update={"s3": settings.s3.model_copy(update=files)})
+    old = client(seaweed.endpoint, seaweed.access, seaweed.secret)
+
+    def refused_now() -> bool:
+        try:
+            old.list_buckets()
+        except S3Error:
+            return True
+        return False
+
+    async with opened(settings) as blobs:
+        await put(blobs, key_of(1), b"x")
+        fresh = seaweed.another()
+        seaweed.revoke()
+        try:
+            await until(refused_now, 30, "the old key is refused")
+            write_keys(tmp_path, *fresh)
+            await works_again(blobs)
+            await put(blobs, key_of(2), b"y")
+            assert await blobs.read(key_of(1)) == b"x"
+        finally:
+            seaweed.allow()
 
 
 async def test_a_bucket_that_is_gone_does_not_pass_for_an_empty_one(server: Store) -> None:

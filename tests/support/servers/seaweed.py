@@ -109,15 +109,6 @@ class Store(Protocol):
 
     def admin(self) -> Minio: ...
 
-    def another(self) -> tuple[str, str]:
-        """The key of another user, which `revoke` leaves alone; who rotates keys makes one."""
-        access, secret = secrets.token_hex(8), secrets.token_hex(20)
-        self._shell(
-            f"s3.configure -user=lamppost-{access} -access_key={access} -secret_key={secret} "
-            f"-actions={','.join(ACTIONS)} -apply"
-        )
-        return access, secret
-
     def environment(self, endpoint: str = "") -> Mapping[str, str]: ...
 
 
@@ -233,6 +224,15 @@ class Seaweed:
     def allow(self) -> None:
         """Undo `revoke`."""
         self._shell("s3.user.enable -name lamppost")
+
+    def another(self) -> tuple[str, str]:
+        """The key of another user, which `revoke` leaves alone; who rotates keys makes one."""
+        access, secret = secrets.token_hex(8), secrets.token_hex(20)
+        self._shell(
+            f"s3.configure -user=lamppost-{access} -access_key={access} -secret_key={secret} "
+            f"-actions={','.join(ACTIONS)} -apply"
+        )
+        return access, secret
 
     def environment(self, endpoint: str = "") -> Mapping[str, str]:
         """The variables that join this store; `endpoint` is that of a proxy before it."""

@@ -1,7 +1,9 @@
 """The S3 adapter against answers that no real server gives when asked to."""
 
+import asyncio
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import date
@@ -13,7 +15,8 @@ import pytest
 from services import doctor
 from shared import ids
 from shared.blobs.s3 import S3Blobs, open_blobs
-from shared.clock import SystemClock
+from shared.blobs.s3_keys import Pair
+from shared.clock import SimulatedClock, SystemClock
 from shared.errors import Kind, LamppostError
 from shared.settings import Settings, load
 from tests.support.fake_s3 import FakeS3, Request, error, serving, settings_of
@@ -221,3 +224,53 @@ def test_doctor_says_what_the_store_is_and_what_is_wrong(store: FakeS3, tmp_path
     vault = doctor.object_store(settings_of(store, tmp_path, vault_bucket="vault"))
     assert vault.verdict == "wrong" and "evidence vault" in vault.detail
     assert doctor.object_store(load({})).verdict == "ok"
+
+
+def signed_by(request: Request) -> str:
+    """The access key of a request."""
+    found = re.search(r"Credential=([^/]+)/", request.headers.get("authorization", ""))
+    return found[1] if found else ""
+
+
+async def test_a_refused_key_is_read_again_from_its_files(store: FakeS3, tmp_path: Path) -> None:
+    """Half a pair is refused too, and read again after a while; nothing is asked without end."""
+    settings, clock = settings_of(store, tmp_path), SimulatedClock(SystemClock().now_us())
+    files = settings.s3.access_key_file, settings.s3.secret_key_file
+    access, secret = (settings.path(file) for file in files if file is not None)
+    blobs = await open_blobs(settings, clock)
+    try:
+        await put(blobs, KEY, b"x")
+        store.answer = lambda request: (
+            None if signed_by(request) == "fresh" else error(403, "InvalidAccessKeyId")
+        )
+        refusal = await error_of(blobs.read(KEY))
+        assert refusal.retryable and "s3.access_key_file" in refusal.fix
+        access.write_text("fresh")
+        asked = len(store.requests)
+        assert (await error_of(blobs.read(KEY))).retryable, "looked at a moment ago"
+        assert len(store.requests) == asked + 1
+        await clock.advance(3)
+        secret.write_text("")
+        assert (await error_of(blobs.read(KEY))).retryable, "no pair"
+        await clock.advance(3)
+        secret.write_text("another")
+        assert await blobs.read(KEY) == b"x", "the caller sees nothing of it"
+        assert await blobs.stat(KEY) is not None
+    finally:
+        await blobs.close()
+
+
+async def test_calls_that_were_refused_together_all_go_on(store: FakeS3, tmp_path: Path) -> None:
+    settings = settings_of(store, tmp_path)
+    assert settings.s3.access_key_file is not None
+    async with opened(settings) as blobs:
+        await put(blobs, KEY, b"x")
+        store.answer = lambda request: (
+            None if signed_by(request) == "fresh" else error(403, "InvalidAccessKeyId")
+        )
+        settings.path(settings.s3.access_key_file).write_text("fresh")
+        assert await asyncio.gather(*(blobs.read(KEY) for _ in range(8))) == [b"x"] * 8
+
+
+def test_a_pair_prints_as_nothing() -> None:
+    assert "secret" not in repr(Pair("access", "secret"))
