@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from services import children, detectors, probing
 from services.statelock import StateLock
-from shared import log, metrics
+from shared import log, metrics, tracing
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform, open_platform
 from shared.probes import Probes
@@ -160,11 +160,15 @@ def run(name: str, settings: Settings, parent: int | None, role: str = "all") ->
     """Run it to its end. With a parent, end with it."""
     check_role(name, role)
     log.configure(settings.log)
+    tracing.configure(settings.tracing, name, settings.instance)
     if parent is not None:
         children.end_with_parent(parent)
     if name == detectors.TRADE.service:
         detectors.step_back(settings.detect.nice)
-    asyncio.run(run_one(name, settings, parent, role))
+    try:
+        asyncio.run(run_one(name, settings, parent, role))
+    finally:
+        tracing.close()
 
 
 def run_child(name: str, parent: int) -> int:

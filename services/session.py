@@ -20,7 +20,7 @@ from services.one import on_signals
 from services.statelock import StateLock
 from services.summary import Collector
 from services.supervisor import RunSummary, Supervisor, address, check_port
-from shared import log
+from shared import log, tracing
 from shared.db import rows, tables
 from shared.domain import Camera, Role
 from shared.platform import Platform, open_platform
@@ -53,6 +53,7 @@ def run(
     lock.acquire()
     settings = with_port(settings)
     check_port(settings)
+    tracing.configure(settings.tracing, "all", settings.instance)
     shows_table = sys.stdout.isatty() and not as_json
     quiet = shows_table or demo is not None
     logs = LogFile(
@@ -65,6 +66,7 @@ def run(
         log.get("supervisor").critical("ended by an error", exc_info=True)
         raise
     finally:
+        tracing.close()
         log.configure(settings.log)
         logs.close()
         lock.release()

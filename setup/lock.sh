@@ -15,6 +15,7 @@ compile requirements/node.in -o requirements/node.txt
 # opencv-python overwrites the files of opencv-python-headless, which is what we use.
 compile pyproject.toml --override requirements/override.in -o requirements/run.txt
 compile pyproject.toml --override requirements/override.in --extra test -o requirements/test.txt
+compile pyproject.toml --override requirements/override.in --extra otel -o requirements/otel.txt
 compile pyproject.toml --override requirements/override.in --extra yolo -o requirements/yolo.txt
 if grep -n '://' requirements/*.txt; then
     echo "A lock file names an address; see above." >&2

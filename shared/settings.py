@@ -200,6 +200,19 @@ class Log(Section):
     )
 
 
+class Tracing(Section):
+    """Traces, by OpenTelemetry (an extra: `requirements/otel.txt`)."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^@\s?#]+$",
+        description="Collector that takes OTLP over HTTP, such as http://otel:4318; none: off.",
+    )
+    sample_ratio: float = Field(
+        0.001, ge=0, le=1, description="Share of the analysis frames that begin a trace."
+    )
+
+
 class Settings(Section):
     """All sections."""
 
@@ -223,6 +236,7 @@ class Settings(Section):
     relay: Relay = Relay()
     demo: Demo = Demo()
     log: Log = Log()
+    tracing: Tracing = Tracing()
 
     def path(self, part: Path) -> Path:
         """A path of the settings: relative ones lie below the state folder."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from services.api.relay_notices import TOPICS, Notice, Translator
+from shared import tracing
 from shared.bus import Consumer
 from shared.clock import SECOND_US
 from shared.db import policies
@@ -51,6 +52,9 @@ class Feed:
                 policy = await self.policy()
                 now_us = self._platform.clock.now_us()
                 await self._deliver(self._translator.notices(records, policy, now_us))
+                for record in records if tracing.is_on() else ():
+                    span = tracing.follow(record.headers, "serve", now_us)
+                    span.end(self._platform.clock.now_us(), to=self._group)
                 await consumer.commit(records)
             return bool(records)
         except BaseException:

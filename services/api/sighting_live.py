@@ -23,7 +23,7 @@ from services.api.segments import policy_of
 from services.api.sighting_filters import AskedQuery, matches
 from services.api.sighting_query import Search
 from services.api.sighting_scope import eye
-from shared import metrics, retention
+from shared import metrics, retention, tracing
 from shared.bus import Record
 from shared.clock import DAY_US
 from shared.errors import LamppostError
@@ -99,8 +99,11 @@ class Follower:
         )
         if await self._expired(row):
             return
+        clock = search.context.clock
+        span = tracing.follow(record.headers, "serve", clock.now_us(), sighting=sighting.id)
         show = Show(search.context, search.why)
         yield EVENT, encode(show.hit(row, sighting, held=False, expires_us=expires_us))
+        span.end(clock.now_us(), to="live")
 
     async def _expired(self, row: Candidate) -> bool:
         """Whether what a resumed stream brings has expired since; nothing new has."""

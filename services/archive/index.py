@@ -22,7 +22,7 @@ from services.archive import share
 from services.archive.commit import default_policy
 from services.archive.queries_index import NO_ZONES, Rank
 from services.archive.share import MAX_RECORDS
-from shared import ids, metrics, runtime
+from shared import ids, metrics, runtime, tracing
 from shared.bus import Consumer, Record
 from shared.bus.letters import Letters
 from shared.clock import SECOND_US
@@ -207,6 +207,15 @@ class SightingIndexer:
         # Committed: from here on these are old.
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
+        if tracing.is_on():
+            self._trace(heard, {row[0] for row in rows}, now_us)
+
+    def _trace(self, heard: Sequence[Heard], written: Collection[str], began_us: int) -> None:
+        """The updates of traced frames that are in the table now."""
+        for one in heard:
+            if one.id in written:
+                span = tracing.follow(one.record.headers, "index", began_us, sighting=one.id)
+                span.end(self._platform.clock.now_us())
 
     async def _look_up(self, heard: Sequence[Heard], near: Collection[date]) -> None:
         """How new the table's rows and pictures are, of those not remembered. What is remembered

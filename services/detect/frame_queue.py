@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Callable
 from typing import NamedTuple
 
+from shared import tracing
 from shared.bus import Partition
 from shared.messages import FrameMeta
 
@@ -29,6 +30,8 @@ class Frame(NamedTuple):
     jpeg: bytes
     place: Partition
     offset: int
+    span: tracing.Span = tracing.NOTHING
+    """What becomes of it, where it is traced."""
 
 
 class Passed(NamedTuple):

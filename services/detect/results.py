@@ -24,6 +24,7 @@ from shared.messages import (
     FrameAnalysed,
     FrameMeta,
     FramesPassedOver,
+    Headers,
     SightingUpdated,
     Topic,
     cloud_headers,
@@ -56,6 +57,8 @@ class Results:
         self._source = f"lamppost/detect/{worker}"
         self._detections: deque[_Waiting] = deque()
         self._sightings: dict[str, SightingUpdated] = {}
+        self._traces: dict[str, Headers] = {}
+        """Of sightings that wait, where a traced frame told of them."""
         self._thumbnail_bytes = 0
         self._runs: dict[tuple[str, str], FramesPassedOver] = {}
         self._flushing = asyncio.Lock()
@@ -69,10 +72,10 @@ class Results:
         """Messages that the bus has not taken yet."""
         return len(self._detections) + len(self._sightings) + len(self._runs)
 
-    def analysed(self, event: FrameAnalysed) -> None:
+    def analysed(self, event: FrameAnalysed, trace: Headers = ()) -> None:
         """The boxes of one frame. The same frame has the same event id, whoever looks again."""
         event_id = ids.derived_id(event.camera_id, event.epoch, event.sequence, "analysed")
-        self._tell(event, event.capture_us, event_id)
+        self._tell(event, event.capture_us, event_id, trace)
 
     def passed_over(self, meta: FrameMeta, reason: str) -> None:
         """A frame that was not looked at: into the run it continues, or a new one."""
@@ -91,9 +94,12 @@ class Results:
             reason=reason,
         )
 
-    def sightings(self, updates: Iterable[SightingUpdated]) -> None:
-        """Updates in order; one that waits is replaced by the next of its sighting."""
+    def sightings(self, updates: Iterable[SightingUpdated], trace: Headers = ()) -> None:
+        """Updates in order; one that waits is replaced by the next of its sighting. `trace`: of the
+        frame that they follow from; the first that waits keeps it."""
         for update in updates:
+            if trace:
+                self._traces.setdefault(update.sighting.id, trace)
             before = self._sightings.pop(update.sighting.id, None)
             if before is not None:
                 self._thumbnail_bytes -= len(before.thumbnail or b"")
@@ -135,6 +141,7 @@ class Results:
         for update in updates:
             if self._sightings.get(update.sighting.id) is update:
                 del self._sightings[update.sighting.id]
+                self._traces.pop(update.sighting.id, None)
                 self._thumbnail_bytes -= len(update.thumbnail or b"")
 
     def _tell_run(self, key: tuple[str, str]) -> None:
@@ -142,9 +149,13 @@ class Results:
         self._tell(run, None, ids.derived_id(*msgspec.structs.astuple(run)))
 
     def _tell(
-        self, event: FrameAnalysed | FramesPassedOver, capture_us: int | None, event_id: str
+        self,
+        event: FrameAnalysed | FramesPassedOver,
+        capture_us: int | None,
+        event_id: str,
+        trace: Headers = (),
     ) -> None:
-        message = self._message(DETECTIONS, event.camera_id, event, event_id)
+        message = self._message(DETECTIONS, event.camera_id, event, event_id, trace)
         if len(message.value) > DETECTIONS.max_bytes:
             self._dropped(DETECTIONS, "too large")
             return
@@ -156,8 +167,9 @@ class Results:
 
     def _sighting(self, update: SightingUpdated) -> Message | None:
         """Its message; without the thumbnail, or not at all, when the topic would refuse it."""
+        trace = self._traces.get(update.sighting.id, ())
         for told in (update, msgspec.structs.replace(update, thumbnail=None)):
-            message = self._message(SIGHTINGS, update.sighting.camera_id, told, ids.new_id())
+            message = self._message(SIGHTINGS, update.sighting.camera_id, told, ids.new_id(), trace)
             if len(message.value) <= SIGHTINGS.max_bytes:
                 return message
         self._dropped(SIGHTINGS, "too large")
@@ -171,6 +183,7 @@ class Results:
             self._thumbnail_bytes = 0
         if len(self._sightings) >= MAX_SIGHTINGS:
             oldest = self._sightings.pop(next(iter(self._sightings)))
+            self._traces.pop(oldest.sighting.id, None)
             self._thumbnail_bytes -= len(oldest.thumbnail or b"")
             self._dropped(SIGHTINGS, "the bus is away")
 
@@ -180,10 +193,12 @@ class Results:
         key: str,
         event: FrameAnalysed | FramesPassedOver | SightingUpdated,
         id_: str,
+        trace: Headers = (),
     ) -> Message:
         kind = str(event.__struct_config__.tag)
         at = civil.rfc3339(self._clock.now_us())
-        return Message(topic.name, key, encode(event), cloud_headers(kind, self._source, at, id_))
+        headers = cloud_headers(kind, self._source, at, id_) + trace
+        return Message(topic.name, key, encode(event), headers)
 
     def _dropped(self, topic: Topic, cause: str) -> None:
         metrics.DETECTIONS_DROPPED.labels(topic.name).inc()

@@ -21,7 +21,7 @@ from services.detect.progress import Progress
 from services.detect.results import Results
 from services.detect.worker import Worker
 from services.detect.zones_feed import ZonesFeed
-from shared import civil, log, metrics
+from shared import civil, log, metrics, tracing
 from shared.bus import Consumer, Message, Partition, Record
 from shared.bus.partitioner import partition_of
 from shared.clock import SECOND_US, HeldClock
@@ -32,6 +32,7 @@ from shared.messages import (
     DetectorStatus,
     FrameAnalysed,
     FrameMeta,
+    Headers,
     SightingUpdated,
     cloud_headers,
     encode,
@@ -180,9 +181,13 @@ class DetectService:
                 model_sha256=facts.sha256,
                 precision=facts.precision,
                 boxes=looked.boxes,
-            )
+            ),
+            looked.frame.span.headers,
         )
-        self.told(looked.updates)
+        self.told(looked.updates, looked.frame.span.headers)
+        looked.frame.span.end(
+            self._clock.now_us(), boxes=len(looked.boxes), sightings=len(looked.updates)
+        )
         self._progress.end(looked.frame.place, looked.frame.offset)
 
     def passed(self, frame: Frame, reason: str) -> None:
@@ -191,10 +196,12 @@ class DetectService:
         metrics.LOOKED_SECONDS.labels(reason).inc(max(0, frame.meta.covers_us) / SECOND_US)
         self._skipped += 1
         self._results.passed_over(frame.meta, reason)
+        frame.span.end(self._clock.now_us(), passed_over=reason)
         self._progress.end(frame.place, frame.offset)
 
-    def told(self, updates: Sequence[SightingUpdated]) -> None:
-        """Pass sightings on, and count those that begin."""
+    def told(self, updates: Sequence[SightingUpdated], trace: Headers = ()) -> None:
+        """Pass sightings on, with the trace of the frame that they follow from, and count those
+        that begin."""
         for update in updates:
             known = update.sighting.id in self._begun
             if not known:
@@ -206,7 +213,7 @@ class DetectService:
                 if len(self._begun) >= MAX_BEGUN:
                     self._begun.clear()
                 self._begun.add(update.sighting.id)
-        self._results.sightings(updates)
+        self._results.sightings(updates, trace)
 
     def status(self, *, stopped: bool = False) -> DetectorStatus:
         """What this worker does now."""
@@ -249,7 +256,8 @@ class DetectService:
         self._heard.move_to_end(meta.camera_id)
         if len(self._heard) > MAX_CAMERAS:
             self._heard.popitem(last=False)
-        frame = Frame(meta, record.value, place, record.offset)
+        span = tracing.follow(record.headers, "detect", self._clock.now_us(), camera=meta.camera_id)
+        frame = Frame(meta, record.value, place, record.offset, span)
         if self._queue.too_old(meta, self._clock.now_us()):
             self.passed(frame, TOO_OLD)
         else:

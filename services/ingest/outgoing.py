@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from services.ingest.media import FrameSampled
 from services.ingest.passed_over import unseen
-from shared import civil, ids, log, metrics
+from shared import civil, ids, log, metrics, tracing
 from shared.bus import Bus, Message
 from shared.clock import SECOND_US, Clock
 from shared.errors import LamppostError
@@ -123,14 +123,16 @@ class Outgoing:
             if not await _next(self._frames_wake, stop, bool(self._frames)):
                 continue
             batch = [self._frames.popleft() for _ in range(min(FRAME_BATCH, len(self._frames)))]
+            spans = [_begin(event) for event in batch]
             try:
-                await self._bus.publish([self._frame_message(event) for event in batch])
+                await self._bus.publish(list(map(self._frame_message, batch, spans)))
             except LamppostError as error:
                 for event in batch:
                     self._dropped(event, "bus_away")
                 self._say("frames not published", error)
                 continue
-            for event in batch:
+            for event, span in zip(batch, spans, strict=True):
+                span.end(self._clock.now_us())
                 metrics.FRAMES_SAMPLED.inc()
                 self._frame_done(event.meta.camera_id, False)
 
@@ -159,7 +161,7 @@ class Outgoing:
         await self._statuses.flush()
         await self._accounts.flush()
 
-    def _frame_message(self, event: FrameSampled) -> Message:
+    def _frame_message(self, event: FrameSampled, span: tracing.Span) -> Message:
         headers = cloud_headers(
             "frame.sampled",
             self._source,
@@ -169,7 +171,10 @@ class Outgoing:
             "image/jpeg",
         )
         return Message(
-            FRAMES.name, event.meta.camera_id, event.jpeg, headers + event.meta.headers()
+            FRAMES.name,
+            event.meta.camera_id,
+            event.jpeg,
+            headers + event.meta.headers() + span.headers,
         )
 
     def _dropped(self, event: FrameSampled, reason: str) -> None:
@@ -182,6 +187,12 @@ class Outgoing:
     def _say(self, what: str, error: LamppostError) -> None:
         if (held := self._limiter.allow(what)) is not None:
             self._log.warning(what, kind=error.kind.value, cause=str(error), withheld=held)
+
+
+def _begin(event: FrameSampled) -> tracing.Span:
+    """A trace begins with the frame's capture."""
+    meta = event.meta
+    return tracing.begin("frame", meta.capture_us, camera=meta.camera_id, sequence=meta.sequence)
 
 
 async def _next(wake: asyncio.Event, stop: Stop, ready: bool) -> bool:
