@@ -41,6 +41,10 @@ PIECE_BYTES = 256 * 1024
 AHEAD_BYTES = 2 * 1024 * 1024
 """What a stream holds in memory; its first range is one piece, to have the first byte soon."""
 TAG_LANES = 8
+DELETE_LANES = 4
+DELETE_FEW = 50
+"""A store deletes the keys of a request one after the other, each of which it waits for: many are
+several requests at a time, few are one."""
 COUNT_PATIENCE_S = 5.0
 T = TypeVar("T")
 
@@ -168,23 +172,33 @@ class S3Blobs:
     async def delete(self, keys: Sequence[str]) -> None:
         for key in few(keys):
             _checked(key)
-        await self._run(lambda store: store.delete(list(keys)))
+        lanes = max(1, min(DELETE_LANES, len(keys) // DELETE_FEW))
+        await self._spread(keys, lanes, lambda store, some: store.delete(some))
 
     async def set_tags(self, keys: Sequence[str], tags: Mapping[str, str]) -> list[str]:
         for key in few(keys):
             _checked(key)
-        lanes = [list(keys[lane::TAG_LANES]) for lane in range(TAG_LANES) if keys[lane::TAG_LANES]]
         given = dict(tags)
-        tasks = [asyncio.ensure_future(self._tag(lane, given)) for lane in lanes]
+        found = await self._spread(keys, TAG_LANES, lambda store, some: store.set_tags(some, given))
+        gone = {key for missing in found for key in missing}
+        return [key for key in keys if key in gone]
+
+    async def _spread(
+        self, keys: Sequence[str], lanes: int, call: Callable[[Store, Sequence[str]], T]
+    ) -> list[T]:
+        """The call for every key, in so many requests at a time, at most. The first error ends the
+        others."""
+
+        async def one(share: Sequence[str]) -> T:
+            return await self._run(lambda store: call(store, share))
+
+        shares = [list(keys[lane::lanes]) for lane in range(min(lanes, len(keys)))]
+        tasks = [asyncio.ensure_future(one(share)) for share in shares]
         try:
-            gone = {key for missing in await asyncio.gather(*tasks) for key in missing}
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return [key for key in keys if key in gone]
-
-    async def _tag(self, keys: Sequence[str], tags: Mapping[str, str]) -> Sequence[str]:
-        return await self._run(lambda store: store.set_tags(keys, tags))
 
     # Reading
 

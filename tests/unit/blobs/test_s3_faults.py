@@ -14,7 +14,7 @@ import pytest
 
 from services import doctor
 from shared import ids
-from shared.blobs.s3 import S3Blobs, open_blobs
+from shared.blobs.s3 import DELETE_LANES, S3Blobs, open_blobs
 from shared.blobs.s3_keys import Pair
 from shared.clock import SimulatedClock, SystemClock
 from shared.errors import Kind, LamppostError
@@ -75,6 +75,43 @@ async def test_a_refusal_is_named_with_its_cure(store: FakeS3, tmp_path: Path) -
                 assert (told.kind, told.retryable) == (kind, True), (status, code)
                 assert fix in told.fix, (status, code)
                 assert "secret words" not in str(told)
+
+
+def asked_to_delete(store: FakeS3) -> list[set[str]]:
+    """The keys of each request."""
+    return [
+        {key.decode() for key in re.findall(rb"<Key>(.*?)</Key>", request.body)}
+        for request in store.requests
+        if "delete" in request.query
+    ]
+
+
+async def test_many_keys_are_several_requests_and_each_is_in_one(
+    store: FakeS3, tmp_path: Path
+) -> None:
+    keys = [ids.object_key(date(2024, 4, 16), "cam", n, str(ids.derived_id(n))) for n in range(210)]
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        already = len(asked_to_delete(store))
+        await blobs.delete(keys[:90])
+        await blobs.delete(keys)
+    few, *many = asked_to_delete(store)[already:]
+    assert few == set(keys[:90])
+    assert len(many) == DELETE_LANES and sum(map(len, many)) == len(keys)
+    assert set().union(*many) == set(keys)
+
+
+async def test_a_delete_of_which_a_part_failed_has_failed(store: FakeS3, tmp_path: Path) -> None:
+    keys = [ids.object_key(date(2024, 4, 16), "cam", n, str(ids.derived_id(n))) for n in range(210)]
+    async with opened(settings_of(store, tmp_path)) as blobs:
+        for key in keys:
+            await put(blobs, key, b"x")
+        last = keys[-1].encode()
+        store.answer = lambda request: error(503, "SlowDown") if last in request.body else None
+        assert (await error_of(blobs.delete(keys))).retryable
+        assert keys[-1] in store.objects
+        store.answer = lambda _: None
+        await blobs.delete(keys)
+        assert not store.objects.keys() & set(keys)
 
 
 async def test_a_page_of_something_else_is_no_store(store: FakeS3, tmp_path: Path) -> None:
