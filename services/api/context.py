@@ -44,7 +44,7 @@ class ApiContext:
     _mono_start_us: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.logins = LoginLimiter(self.clock)
+        self.logins = LoginLimiter(self.platform)
         self.media = Media(self.platform, self.settings, self.recorders)
         self.metrics = ProcessMetrics(self.recorders, self.platform.internal_key)
         self.restored = Restored(self.platform)

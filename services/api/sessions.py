@@ -113,7 +113,7 @@ async def sign_in(context: ApiContext, request: Request, name: str, password: st
     auth.check_same_origin(request, required=False)
     platform = context.platform
     address = request.client.host if request.client else "local"
-    context.logins.begin(name, address)
+    await context.logins.begin(name, address)
     async with platform.database.read() as connection:
         row = await queries.user_by_name(connection, name)
     usable = row is not None and not row["disabled"]
@@ -123,7 +123,7 @@ async def sign_in(context: ApiContext, request: Request, name: str, password: st
         raise LamppostError(
             Kind.UNAUTHENTICATED, "Name or password is wrong.", fix="Check both and try again."
         )
-    context.logins.succeeded(name, address)
+    await context.logins.succeeded(name, address)
     token = secrets.token_urlsafe(32)
     now_us = platform.clock.now_us()
     async with platform.database.write() as connection:

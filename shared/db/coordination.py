@@ -4,6 +4,8 @@
 (shared/lease.py). `spool_waiting`: what each recorder's spool still held at its last word, so that
 the ledger can say where seconds are that nobody has filed yet; written by the archive
 (services/archive/waiting.py), which drops a row once its footage would be past its expiry.
+`sign_in_attempt`: recent attempts to sign in, by hashes of name and address; written by the api
+(services/api/limits.py), dropped after minutes.
 """
 
 from __future__ import annotations
@@ -35,4 +37,13 @@ spool_waiting = sa.Table(
     sa.Column("end_us", sa.BigInteger, nullable=False),
     sa.Column("at_us", sa.BigInteger, nullable=False),  # when the recorder said so
     sa.Index("ix_spool_waiting_recorder", "recorder"),
+)
+
+sign_in_attempt = sa.Table(
+    "sign_in_attempt",
+    metadata,
+    _name("key", 64),
+    sa.Column("at_us", sa.BigInteger, nullable=False),  # the newest
+    sa.Column("times", sa.JSON, nullable=False),
+    sa.Index("ix_sign_in_attempt_at", "at_us"),
 )

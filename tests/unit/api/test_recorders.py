@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api import event_stream, times
-from services.api.limits import MAX_BY_ADDRESS, MAX_BY_NAME, LoginLimiter
 from services.api.recorders import RecorderDirectory
 from shared import civil
 from shared.bus import Bus, Message, Record
@@ -197,23 +196,3 @@ def test_an_offset_whose_plus_was_read_as_a_space_is_understood() -> None:
     wanted = times.instant("2026-11-25T14:00:00+08:00", zone)
     assert times.instant("2026-11-25T14:00:00 08:00", zone) == wanted
     assert times.instant("2026-11-25 14:00", zone) == wanted
-
-
-def test_attempts_are_limited_and_their_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.api.limits.MAX_KEYS", 4)
-    clock = SimulatedClock()
-    limiter = LoginLimiter(clock)
-    for _ in range(MAX_BY_NAME):
-        limiter.begin("a", "1")
-    with pytest.raises(LamppostError) as caught:
-        limiter.begin("a", "2")
-    assert caught.value.kind is Kind.LIMITED
-    for index in range(MAX_BY_ADDRESS - MAX_BY_NAME):
-        limiter.begin(f"b{index}", "1")
-    with pytest.raises(LamppostError):
-        limiter.begin("c", "1")
-    limiter.begin("a", "2")  # Its own entry left the full table: bounded beats perfect.
-    clock.set_us(clock.now_us() + 300 * SECOND_US)
-    for _ in range(200):
-        limiter.begin("c", "1")
-        limiter.succeeded("c", "1")
