@@ -36,10 +36,8 @@ OWN_KEYS = {
     "s3": {"access_key_file", "secret_key_file", "ca_file"},
     "relay": {"mqtt_password_file", "mqtt_ca_file", "webhook_ca_file"},
 }
-KEPT = (
-    "type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "items",
-    "const",
-)  # fmt: skip
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+KEPT = ("type", "enum", "pattern", "items", *BOUNDS)
 
 
 def settings_schema() -> dict[str, Any]:
