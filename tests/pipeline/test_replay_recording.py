@@ -79,6 +79,7 @@ def _hashes(tool: str, *source: str) -> tuple[list[str], str]:
 
 
 @pytest.mark.servers
+@pytest.mark.alone
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 async def test_ffmpeg_decodes_it_without_a_complaint(codec: str, tmp_path: Path) -> None:
     tool = shutil.which("ffmpeg")

@@ -22,7 +22,7 @@ from tests.support.rtsp_world import CLOCK, camera, check_account, make_clips, w
 from tests.support.servers.rtsp import RtspServer, require
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers, pytest.mark.alone, pytest.mark.timeout(180)]
 FOUND_S, HEALED_S = 10.0, 5.0
 
 

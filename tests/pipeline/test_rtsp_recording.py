@@ -35,7 +35,7 @@ from tests.support.rtsp_world import (
 from tests.support.servers.rtsp import RtspServer, make_certificates, require
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.servers, pytest.mark.alone, pytest.mark.timeout(180)]
 DATA = Path(os.environ.get("LAMPPOST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 

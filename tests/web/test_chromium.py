@@ -15,7 +15,7 @@ from tests.support.media_store import CAMERA, START_US, Rig, encoded, record, ri
 from tests.support.programs import need, output, unmet
 
 HERE = Path(__file__).parent
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 async def _driver() -> str:
