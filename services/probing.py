@@ -39,7 +39,8 @@ def know(probes: Probes, name: str, platform: Platform, service: Service) -> Non
         # No broker is asked for a number: only a reader sees whether the topics are there.
         await (await platform.bus.consumer([CAMERAS.name], start="earliest")).close()
 
-    starting: dict[str, Check] = {"bus": topics}
+    # A recorder begins without its bus, with what it recorded last, and must not be killed for it.
+    starting: dict[str, Check] = {} if name == "ingest" else {"bus": topics}
     working: dict[str, Check] = {"bus": lambda: platform.bus.partitions(CAMERAS.name)}
     own: Check | None = getattr(service, "ready", None)
     if own is not None:

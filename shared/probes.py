@@ -63,7 +63,7 @@ class Probes:
         )
         missing = {name: said for name, said in starting.items() if said != OK}
         fine = begun and all(one == OK for one in working.values())
-        return fine, {**missing, **working, **told}
+        return fine, {**told, **working, **missing}
 
 
 async def asked(checks: Checks) -> Found:

@@ -82,13 +82,14 @@ class Membership:
         self._cameras: dict[str, Camera] = {}
         self._elsewhere = Elsewhere()
         self._consumer: Consumer | None = None
+        self._hears = False
         self._partitions = 1
         self._log = log.get("ingest.assignment")
 
     @property
     def has_a_share(self) -> bool:
-        """Whether the group has given this member anything to look after."""
-        return self._consumer is not None and bool(self._consumer.assignment)
+        """Whether the group can be heard and has given this member anything to look after."""
+        return self._hears and self._consumer is not None and bool(self._consumer.assignment)
 
     async def run(self, stop: Stop) -> None:
         """Follow the group until the stop; an unreachable bus is tried again and stops nothing."""
@@ -96,8 +97,10 @@ class Membership:
         while not stop.is_set:
             try:
                 await self.run_once(POLL_S)
+                self._hears = True
                 backoff.reset()
             except LamppostError as error:
+                self._hears = False
                 if error.kind is Kind.CLOSED:
                     self._consumer = None
                 self._log.warning(

@@ -43,7 +43,7 @@ class Taking:
         now_us = self._clock.monotonic_us()
         if not has_a_share:
             self._share_us = None
-            raise Missing("no share of the cameras is given to it yet")
+            raise Missing("the bus has given it no share of the cameras, or is away")
         if self._share_us is None:
             self._share_us = now_us
         waiting = sum(now_us - since < PATIENCE_US for since in self._since_us.values())

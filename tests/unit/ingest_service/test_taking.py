@@ -34,11 +34,11 @@ def clock() -> SimulatedClock:
 
 async def test_a_share_is_needed_and_a_moment_to_be_told_of_it(clock: SimulatedClock) -> None:
     taking = Taking(clock)
-    assert "no share" in lacks(lambda: taking.check(False))
+    assert "share of the cameras" in lacks(lambda: taking.check(False))
     assert "just being told" in lacks(lambda: taking.check(True))
     await clock.advance(SETTLE_US / 1e6)
     assert lacks(lambda: taking.check(True)) == ""
-    assert "no share" in lacks(lambda: taking.check(False))
+    assert "share of the cameras" in lacks(lambda: taking.check(False))
     assert "just being told" in lacks(lambda: taking.check(True)), "a new share, a new moment"
 
 
@@ -75,7 +75,7 @@ async def test_a_recorder_says_so_of_itself(
         return re.fullmatch(pattern, await said()) is not None
 
     async with a_world(tmp_path) as world:
-        assert "no share" in await said()
+        assert "share of the cameras" in await said()
         await world.configure(camera("one"), camera("two"), camera("off", enabled=False))
         world.start()
         await until(lambda: matches(".*taken over: 2"), what="two cameras to take over")
