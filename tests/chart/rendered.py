@@ -24,6 +24,10 @@ CASES = {
     "dev": Case(("values-dev.yaml",)),
     "small": Case(("values-small.yaml",)),
     "city": Case(("values-city.yaml",)),
+    "relaying": Case(
+        ("values-small.yaml",),
+        ('settings.relay.webhook_hosts=["hooks.example"]', "settings.relay.mqtt_host=mqtt"),
+    ),
     "least": Case((), SERVERS),
     "everything": Case(
         ("values-city.yaml",),
