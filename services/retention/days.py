@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 from shared import civil, intervals, retention
-from shared.clock import DAY_US, HOUR_US
+from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.domain import Hold, HoldKind
 from shared.intervals import Interval
 from shared.retention import GRACE_US, MIN_UNCERTAINTY_US, HoldState, Policy
+from shared.sightings import LONGEST_ROW_S
 
 FEW = 2_000
 """So many rows are deleted one by one: a swap stops every user of the table for a moment."""
@@ -27,18 +29,20 @@ SHARE_MAX = 0.5
 ROWS_AFTER_US = 3 * HOUR_US
 """A swap that is refused for so long gives up: the bytes' limit of invariant 4 is for rows too."""
 RANGES_MAX = 2_000
+LONGEST_US = LONGEST_ROW_S * SECOND_US
 NEVER_US = -(2**62)
 
 
 class Range(NamedTuple):
-    """Time of a camera of which rows stay."""
+    """Time of a camera, of which rows stay or are looked for."""
 
     camera_id: str
     start_us: int
     end_us: int
-    after_us: int
-    """Where the camera's range before it ends: what begins earlier and overlaps this one overlaps
-    that one too, so that each row belongs to one range."""
+    from_us: int
+    """Where what overlaps it may begin: no row is longer than `LONGEST_US`, and what begins before
+    the camera's range before it ends and overlaps this one overlaps that one too, so that each row
+    belongs to one range."""
 
 
 class DayFacts(NamedTuple):
@@ -122,9 +126,23 @@ def ranges(
     if sum(map(len, merged.values())) > most:
         merged = {camera_id: _merged(found, DAY_US) for camera_id, found in spans.items()}
     return tuple(
-        Range(camera_id, start_us, end_us, NEVER_US if not at else found[at - 1][1])
+        Range(camera_id, start_us, end_us, max(start_us - LONGEST_US, before_us))
         for camera_id, found in sorted(merged.items())
-        for at, (start_us, end_us) in enumerate(found)
+        for (_, before_us), (start_us, end_us) in pairwise([(0, NEVER_US), *found])
+    )
+
+
+def between(
+    spans: Mapping[str, Interval], segments: Iterable[tuple[str, int, int]]
+) -> tuple[Range, ...]:
+    """Of each camera's span the times without a segment."""
+    there: dict[str, list[Interval]] = {}
+    for camera_id, start_us, end_us in segments:
+        there.setdefault(camera_id, []).append((start_us, end_us))
+    return tuple(
+        Range(camera_id, start_us, end_us, start_us)
+        for camera_id, span in sorted(spans.items())
+        for start_us, end_us in intervals.subtract([span], there.get(camera_id, ()))
     )
 
 

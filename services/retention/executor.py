@@ -206,7 +206,8 @@ class Executor:
 
     async def finish(self, claim: Claim) -> int:
         """Bytes, journal, rows; how many segments this call brought to their end."""
-        await delete_bytes(self._platform.blobs, [row.key for row in claim.rows])
+        every = [name for row in claim.rows for name in row.objects]
+        await delete_bytes(self._platform.blobs, every)
         gone_us = self._platform.clock.now_us()
         tombstone = self._tombstone(claim, gone_us) if claim.rows else None
         if tombstone is not None:
@@ -264,10 +265,9 @@ class Executor:
 
 
 async def delete_bytes(blobs: Blobs, keys: Sequence[str]) -> None:
-    """The segments' objects and their boxes are gone when this returns."""
-    every = [name for key in keys for name in (key, ids.boxes_key(key))]
-    for first in range(0, len(every), KEYS_A_CALL):
-        await blobs.delete(every[first : first + KEYS_A_CALL])
+    """These objects are gone when this returns."""
+    for first in range(0, len(keys), KEYS_A_CALL):
+        await blobs.delete(keys[first : first + KEYS_A_CALL])
 
 
 async def holds_touching(

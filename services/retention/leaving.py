@@ -16,14 +16,14 @@ every row is deleted by its claim, and nothing here runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.retention import days, queries_days
+from services.retention import days, queries, queries_days
 from services.retention.days import FEW, DayFacts, How, Range
 from shared import civil, log
 from shared.clock import DAY_US, SECOND_US
@@ -94,6 +94,23 @@ class Leaving:
             if not await self._leave(day):
                 waiting.add(day)
         return frozenset(waiting)
+
+    async def to_sweep(self, waiting: Collection[date]) -> list[str]:
+        """Cameras that may have sightings without footage, but for those of some dates. Hundreds of
+        thousands of sightings lie in footage that is held for months: they are not looked at one by
+        one, but the time between what is still there, and under no lock. What comes meanwhile is
+        seen by the next run."""
+        now_us = self._platform.clock.now_us()
+        async with self._platform.database.read() as connection:
+            if self._platform.database.dialect != "postgresql":
+                return await queries.sighting_cameras(connection, now_us, waiting)
+            found: set[str] = set()
+            spans = await queries_days.expired_spans(connection, now_us, waiting)
+            for day, of_camera in sorted(spans.items()):
+                there = await queries_days.standing(connection, day, now_us)
+                free = days.between(of_camera, there)
+                found |= await queries_days.any_within(connection, day, now_us, free)
+        return sorted(found)
 
     async def _leave(self, day: date) -> bool:
         """Do what is due of a day; False: its sightings wait."""
@@ -180,7 +197,7 @@ class Leaving:
                 if table is tables.sighting:
                     if not await queries_days.sightings_alone(connection, day, now_us, ranges, 1):
                         continue  # another worker was here
-                    keep = queries_days.sightings_in(ranges)
+                    keep = queries_days.sightings_in(day, ranges)
                 else:
                     keep = queries_days.thumbnails_in(day, ranges)
                 kept = await partitions.drop_day(connection, table, day, keep=keep)

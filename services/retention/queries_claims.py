@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.retention.plan import Due
 from services.retention.queries import LIVE, PURGING
+from shared import ids
 from shared.db import tables
 from shared.domain import Hold
 from shared.retention import MIN_UNCERTAINTY_US, Facts
@@ -38,6 +39,14 @@ class PurgeRow(NamedTuple):
     size_bytes: int
     sha256: str
     key: str
+    boxed: bool
+    """Whether there may be boxes beside it: only of a segment that was decided, and that names
+    none, there are none."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The keys of what is stored of it."""
+        return (self.key, ids.boxes_key(self.key)) if self.boxed else (self.key,)
 
     @property
     def facts(self) -> Facts:
@@ -51,7 +60,8 @@ class PurgeRow(NamedTuple):
         )
 
 
-_purge_columns = [_segment.c[name] for name in PurgeRow._fields]
+_boxed = sa.or_(_segment.c.boxes_sha256.is_not(None), _segment.c.analysed_us.is_(None))
+_purge_columns = [*(_segment.c[name] for name in PurgeRow._fields[:-1]), _boxed.label("boxed")]
 _facts_columns = [_segment.c[name] for name in PurgeRow._fields[1:6]]  # as in Facts
 
 

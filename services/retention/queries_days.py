@@ -5,7 +5,7 @@ Every statement names the recording date, so that it looks at one partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.retention.days import Range
 from services.retention.queries import LIVE
 from shared.db import dialects, partitions, tables
+from shared.intervals import Interval
 
 _segment, _fragments = tables.segment, tables.segment_fragments
 _sighting, _thumbnail = tables.sighting, tables.thumbnail
@@ -147,35 +148,84 @@ async def _count(connection: AsyncConnection, query: sa.Select[Any], most: int) 
     return int(await connection.scalar(sa.select(sa.func.count()).select_from(capped)) or 0)
 
 
+# Sightings that are left
+
+
+async def expired_spans(
+    connection: AsyncConnection, now_us: int, but_of: Collection[date]
+) -> Mapping[date, Mapping[str, Interval]]:
+    """Of each date but some, and each camera with expired sightings: from when to when they are."""
+    c = _sighting.c
+    query = (
+        sa.select(c.recording_date, c.camera_id, sa.func.min(c.start_us), sa.func.max(c.end_us))
+        .where(c.expires_at_us <= now_us, c.recording_date.not_in(sorted(but_of)))
+        .group_by(c.recording_date, c.camera_id)
+    )
+    found: dict[date, dict[str, Interval]] = {}
+    for day, camera_id, start_us, end_us in await connection.execute(query):
+        found.setdefault(day, {})[camera_id] = (start_us, end_us)
+    return found
+
+
+async def any_within(
+    connection: AsyncConnection, day: date, now_us: int, free: Sequence[Range]
+) -> set[str]:
+    """The cameras that have an expired sighting of the day wholly within one of these times."""
+    if not free:
+        return set()
+    each = _table_of(free)
+    one = sa.select(sa.literal(1)).where(
+        _sighting.c.recording_date == day,
+        _sighting.c.camera_id == each.c.camera_id,
+        _sighting.c.start_us >= each.c.start_us,
+        _sighting.c.start_us < each.c.end_us,
+        _sighting.c.end_us <= each.c.end_us,
+        _sighting.c.expires_at_us <= now_us,
+    )
+    query = sa.select(each.c.camera_id).where(one.exists())
+    return set((await connection.execute(query)).scalars())
+
+
 # What stays
 
 
-def sightings_in(ranges: Sequence[Range]) -> sa.Select[Any] | None:
-    """Whole rows of sightings in the ranges, each once; None: none."""
+def sightings_in(day: date, ranges: Sequence[Range]) -> sa.Select[Any] | None:
+    """Whole rows of the day's sightings in the ranges, each once; None: none."""
     if not ranges:
         return None
-    each = _table_of(ranges)
-    return sa.select(_sighting).join_from(
-        each,
-        _sighting,
-        sa.and_(
-            _sighting.c.camera_id == each.c.camera_id,
-            _sighting.c.start_us >= each.c.after_us,
-            _sighting.c.start_us < each.c.end_us,
-            _sighting.c.end_us > each.c.start_us,
-        ),
-    )
+    return sa.select(_in_each(day, ranges, list(_sighting.c)))
 
 
 def thumbnails_in(day: date, ranges: Sequence[Range]) -> sa.Select[Any] | None:
     """The pictures of those."""
-    found = sightings_in(ranges)
-    if found is None:
+    if not ranges:
         return None
-    ids = found.with_only_columns(_sighting.c.id, maintain_column_froms=True).where(
-        _sighting.c.recording_date == day
+    kept = _in_each(day, ranges, [_sighting.c.id])
+    return sa.select(_thumbnail).join_from(
+        kept,
+        _thumbnail,
+        sa.and_(_thumbnail.c.sighting_id == kept.c.id, _thumbnail.c.recording_date == day),
     )
-    return sa.select(_thumbnail).where(_thumbnail.c.sighting_id.in_(ids))
+
+
+def _in_each(day: date, ranges: Sequence[Range], columns: list[sa.Column[Any]]) -> Any:
+    """Sightings by range. Each range is looked up by itself (the offset keeps the planner from
+    joining them): few of them cover a small part of the day, which the planner cannot know, and it
+    would read the day as a whole."""
+    each = _table_of(ranges)
+    one = (
+        sa.select(*columns)
+        .where(
+            _sighting.c.recording_date == day,
+            _sighting.c.camera_id == each.c.camera_id,
+            _sighting.c.start_us >= each.c.from_us,
+            _sighting.c.start_us < each.c.end_us,
+            _sighting.c.end_us > each.c.start_us,
+        )
+        .offset(sa.literal_column("0"))
+        .lateral("one")
+    )
+    return sa.select(one).select_from(each.join(one, sa.true())).subquery("kept")
 
 
 def fragments_of_segments(day: date) -> sa.Select[Any]:
@@ -200,4 +250,4 @@ def _table_of(ranges: Iterable[Range]) -> Any:
     columns: list[Any] = [
         sa.column(name, kind) for name, kind in zip(Range._fields, kinds, strict=True)
     ]
-    return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="stays")
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived(name="ranges")

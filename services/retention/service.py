@@ -207,9 +207,7 @@ class RetentionService:
         """Sightings whose footage is gone, but for those of days that wait to leave whole; once an
         hour, uploads that were never finished."""
         now_us = self._platform.clock.now_us()
-        async with self._platform.database.read() as connection:
-            cameras = await queries.sighting_cameras(connection, now_us, waiting)
-        for camera_id in cameras:
+        for camera_id in await self._leaving.to_sweep(waiting):
             async with self._platform.database.write([camera_id]) as connection:
                 await purge_sightings(connection, camera_id, now_us, but_of=waiting)
         if self._swept_us is None or now_us - self._swept_us >= HOUR_US:

@@ -10,6 +10,7 @@ before their day could get one of its own (docs/architecture.md, "Database").
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -28,6 +29,8 @@ CHUNK = 8
 _EPOCH = date(1970, 1, 1)
 _STORED = {"thumbnail": " WITH (toast_tuple_target = 8160)"}
 """A picture stands in its row as long as that fits a page: aside, each is pieces and an index."""
+_OF_DAY = "of_this_day"
+_NAMES = re.compile(r"INDEX \S+ ON \S+ ")
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
 
 
@@ -110,25 +113,47 @@ async def drop_day(
         return 0
     new, kept = f"{old}_kept", 0
     if keep is not None:
-        # Writers of this day wait from here on, so that what is copied is what there is. The copy
-        # has its indexes from the start: readers would wait for those made at its attachment.
-        like = f"LIKE {table.name} {_LIKE} INCLUDING INDEXES"
+        # Writers of this day wait from here on, so that what is copied is what there is.
+        like = f"LIKE {table.name} {_LIKE}, CONSTRAINT {_OF_DAY} CHECK (recording_date = '{day}')"
         await script(connection, [
             f"LOCK TABLE {old} IN SHARE ROW EXCLUSIVE MODE",
             f"CREATE TABLE {new} ({like}){_STORED.get(table.name, '')}",
         ])  # fmt: skip
         target = sa.table(new.partition(".")[2], *map(_bare, table.columns), schema=SCHEMA)
-        chosen = keep.where(table.c.recording_date == day)
+        each = keep.subquery("stays")
         names = [column.name for column in table.columns]
+        chosen = sa.select(*(each.c[name] for name in names)).where(each.c.recording_date == day)
         kept = (await connection.execute(sa.insert(target).from_select(names, chosen))).rowcount
     statements = [f"ALTER TABLE {table.name} DETACH PARTITION {old}", f"DROP TABLE {old}"]
     if kept:
+        # Its indexes and the proof that it fits are made beforehand: readers would wait for both.
+        await script(connection, await _indexes(connection, old, new))
         bare = old.partition(".")[2]
-        statements += [f"ALTER TABLE {new} RENAME TO {bare}", _attach(table.name, day)]
+        statements += [
+            f"ALTER TABLE {new} RENAME TO {bare}",
+            _attach(table.name, day),
+            f"ALTER TABLE {old} DROP CONSTRAINT {_OF_DAY}",
+        ]
     elif keep is not None:
         statements.append(f"DROP TABLE {new}")
     await script(connection, statements)
     return kept
+
+
+async def _indexes(connection: AsyncConnection, old: str, new: str) -> list[str]:
+    """What makes a filled table's indexes as those of another: at once, from sorted entries, which
+    takes a part of the time and of the log of an entry for each row as it comes."""
+    query = sa.text(
+        "SELECT pg_get_constraintdef(c.oid), pg_get_indexdef(i.indexrelid) FROM pg_index i"
+        " LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')"
+        " WHERE i.indrelid = CAST(:old AS regclass) ORDER BY i.indexrelid"
+    )
+    return [
+        f"ALTER TABLE {new} ADD {constraint}"
+        if constraint is not None
+        else _NAMES.sub(f"INDEX ON {new} ", definition, count=1)
+        for constraint, definition in await connection.execute(query, {"old": old})
+    ]
 
 
 def _bare(column: sa.Column[Any]) -> sa.ColumnClause[Any]:

@@ -6,8 +6,9 @@ of retention does once the segments are purged: the day's partitions are swapped
 is asked of what stays. The peer deletes the same rows by one statement a table, with the held range
 written into it, and then vacuums. Both work on copies of one database, on a server with every sync.
 
-Objects: 19,000 objects and whatever boxes they may have by retention's own batches, four at a time,
-against `delete_object` of boto3 for each object, four at a time. What is left is compared.
+Objects: 19,000 objects by retention's own batches, a claim each, four at a time, against
+`delete_object` of boto3 for each object, four at a time. None has boxes beside it, which rows say,
+so that neither side asks for any. What is left is compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from services.api import holds_queries
-from services.retention.executor import KEYS_A_CALL, delete_bytes
+from services.retention.executor import delete_bytes
 from services.retention.policy import ensure_policy
 from services.retention.service import LANES, RetentionService
 from shared import civil, ids
@@ -47,6 +48,8 @@ CAMERAS = 14
 SIGHTINGS, SEGMENTS, ROUNDS = 2_000_000, 20_000, 3
 FEW_SIGHTINGS, FEW_SEGMENTS = 28_000, 1_400
 HELD = 0.05
+CLAIM = 500
+"""Segments of a claim, as `retention.claim_max` has it."""
 A_PICTURE = 20
 """One sighting in so many has its picture here; all have data of the usual size."""
 ROWS_REACH, OBJECTS_REACH = 0.05, 0.25
@@ -363,8 +366,8 @@ def _batches(environment: dict[str, str], count: int, held: int) -> tuple[Cost, 
         blobs = await open_blobs(load(environment, {}), SystemClock())
         keys = _keys(count)
         await _put_all(blobs, keys)
-        due, half = keys[held:], KEYS_A_CALL // 2
-        claims = iter([due[first : first + half] for first in range(0, len(due), half)])
+        due = keys[held:]
+        claims = iter([due[first : first + CLAIM] for first in range(0, len(due), CLAIM)])
 
         async def lane() -> None:
             for claim in claims:

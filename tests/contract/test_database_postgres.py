@@ -511,6 +511,42 @@ async def test_a_day_leaves_but_for_what_must_stay(database: PostgresDatabase) -
     assert await gaps(database) == ["next"]
 
 
+async def test_what_a_swap_puts_in_place_is_a_partition_as_the_others(
+    server: Postgres, database: PostgresDatabase
+) -> None:
+    """The same indexes and constraints, each that of the parent: none is missing, none twice."""
+    after = DAY + timedelta(days=1)
+    await database.ensure_days([DAY, after])
+
+    def shape(table: str, day: date) -> list[str]:
+        name = partitions.partition(table, day)
+        return server.psql(
+            "SELECT regexp_replace(pg_get_indexdef(i.indexrelid), 'INDEX .* USING', 'USING')"
+            " || ' of ' || coalesce(p.inhparent::regclass::text, 'nobody')"
+            " FROM pg_index i LEFT JOIN pg_inherits p ON p.inhrelid = i.indexrelid"
+            f" WHERE i.indrelid = '{name}'::regclass UNION ALL SELECT pg_get_constraintdef(oid)"
+            f" FROM pg_constraint WHERE conrelid = '{name}'::regclass ORDER BY 1",
+            "plain",
+        ).splitlines()
+
+    for table in tables.DAILY:
+        for number in (1, 2):  # the second time it is a copy that is copied
+            async with database.write(["cam"]) as connection:
+                await connection.execute(sa.insert(table).values(a_row(table, number)))
+                await partitions.drop_day(connection, table, DAY, keep=sa.select(table))
+        assert await asyncio.to_thread(shape, table.name, DAY) == await asyncio.to_thread(
+            shape, table.name, after
+        )
+
+
+def a_row(table: sa.Table, number: int) -> dict[str, object]:
+    """Any row of the day."""
+    values: dict[type, object] = {
+        str: str(number), int: number, float: 0.5, bool: True, bytes: b"x", date: DAY,
+    }  # fmt: skip
+    return {column.name: values[column.type.python_type] for column in table.columns}
+
+
 async def test_a_day_that_left_comes_back_for_whoever_still_has_something(
     server: Postgres, database: PostgresDatabase
 ) -> None:

@@ -87,7 +87,13 @@ def test_ranges_are_apart_and_know_the_one_before() -> None:
         ("cam", -1, 21),
         ("cam", 49, 61),
     ]
-    assert [one.after_us for one in found] == [days.NEVER_US, days.NEVER_US, 21]
+    assert [one.from_us for one in found] == [4 - days.LONGEST_US, -1 - days.LONGEST_US, 21]
+
+
+def test_a_range_far_from_the_one_before_looks_back_no_longer_than_a_row_may_last() -> None:
+    later_us = 3 * HOUR_US
+    found = days.ranges([("cam", 0, 10), ("cam", later_us, later_us + 10)], [], [], 0)
+    assert found[1].from_us == found[1].start_us - days.LONGEST_US > found[0].end_us
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,13 @@ def test_too_many_ranges_become_few_that_contain_them() -> None:
     found = days.ranges(spans, [], [], 0, most=10)
     assert len(found) <= 10
     assert found[0].start_us <= 0 and found[-1].end_us >= spans[-1][2]
+
+
+def test_the_times_without_a_segment_are_those_between_them() -> None:
+    spans = {"a": (0, 100), "b": (0, 100), "c": (0, 100)}
+    there = [("a", -5, 10), ("a", 40, 50), ("a", 50, 60), ("b", 0, 100), ("d", 0, 100)]
+    found = [(one.camera_id, one.start_us, one.end_us) for one in days.between(spans, there)]
+    assert found == [("a", 10, 40), ("a", 60, 100), ("c", 0, 100)]
 
 
 # On PostgreSQL
@@ -168,6 +181,40 @@ async def test_a_day_leaves_but_for_what_is_held(tmp_path: Path) -> None:
             tables.segment, tables.segment_fragments, tables.sighting, tables.thumbnail
         )} & there  # fmt: skip
         assert partitions.partition("gap", day) in there  # the ledger accounts for past days
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("camera", "from_s", "to_s", "swept"),
+    [
+        ("cam-0-a", 1, 5, False),  # within the held segment
+        ("cam-0-a", -5, 1, False),  # begins before it
+        ("cam-0-a", 39, 50, False),  # ends after it
+        ("cam-0-a", -9, 100, False),  # around it
+        ("cam-0-a", -9, -1, True),  # ends before it begins
+        ("cam-0-a", 40, 45, True),  # begins where it ends
+        ("cam-1-a", 1, 5, True),  # of a camera without any
+    ],
+)
+async def test_what_is_swept_has_no_footage(
+    tmp_path: Path, camera: str, from_s: int, to_s: int, swept: bool
+) -> None:
+    async with opened(tmp_path) as races:
+        await a_day(races)
+        w = races.world
+        worker = w.service()
+        worker._leaving.few = 0
+        assert (await worker.run_once()).stopped == ""
+        [held] = await w.rows()
+        start_us = held["start_us"] + from_s * SECOND_US
+        made = sightings.sighting("late", camera, start_us, to_s - from_s)
+        now_us = w.clock.now_us()
+        await databases.insert(
+            w.database, tables.sighting, sightings.row(made, now_us=now_us, expires_at_us=now_us)
+        )
+        assert await worker._leaving.to_sweep(()) == ([camera] if swept else [])
+        assert (await worker.run_once()).stopped == ""
+        assert ("late" in (await left(races))[2]) is not swept
 
 
 @pytest.mark.servers

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.api import holds
+from services.retention import queries_claims
 from services.retention.executor import Executor
 from services.retention.plan import PlannedClaim
 from shared import standing
@@ -199,6 +200,25 @@ async def test_edge_15_boxes_go_with_their_footage(civil: World) -> None:
     w.to(EXPIRY)
     await w.service().run_once()
     assert await w.objects() == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ({}, 2),  # undecided: its object may be there without the row's word
+        ({"boxes_sha256": "0" * 64, "analysed_us": 1}, 2),
+        ({"analysed_us": 0}, 1),
+    ],
+)
+async def test_edge_15_a_purge_asks_for_boxes_unless_the_row_says_none(
+    w: World, values: dict[str, Any], asked: int
+) -> None:
+    segment = await w.file("cam-1", NOON)
+    async with w.database.write() as connection:
+        if values:
+            await connection.execute(sa.update(tables.segment).values(values))
+        [row] = await queries_claims.live_rows(connection, "cam-1", [str(segment)])
+    assert row.objects == (row.key, boxes_key(row.key))[:asked]
 
 
 async def test_edge_16_footage_of_a_deleted_camera_expires_and_is_holdable(w: World) -> None:
