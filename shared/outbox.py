@@ -4,9 +4,9 @@ A service calls `add` inside its write transaction; its `Relay` publishes the ro
 and deletes them afterwards. A crash between the two publishes a row again with the same `ce_id`,
 so a consumer that remembers what it did is never wrong (docs/architecture.md, invariant 9).
 
-On PostgreSQL the relay publishes a batch while the one before is deleted. Batches are deleted in
-the order in which they were published, so that what is told again is told from its first row to the
-newest: nothing old is ever the last that was said of a key.
+On PostgreSQL the relay publishes a batch while the one before is deleted and the one after is read.
+Batches are deleted in the order in which they were published, so that what is told again is told
+from its first row to the newest: nothing old is ever the last that was said of a key.
 """
 
 from __future__ import annotations
@@ -157,48 +157,54 @@ class Relay:
     async def run_once(self) -> bool:
         """Publish and delete one batch; whether there was anything."""
         self._wake.clear()
-        rows = await self._mine(())
+        rows = await self._mine(await self._rows(()), ())
         if rows:
             await self._settle(rows, await self._publish(rows))
         return bool(rows)
 
     async def _run_on(self, stop: Stop) -> bool:
         """As `run_once`; on PostgreSQL as long as there is anything, each batch published while
-        the one before is deleted."""
+        the one before is deleted and the one after is read."""
         if not self._apart:
             return await self.run_once()
         self._wake.clear()
         settling: asyncio.Task[None] | None = None
         going: list[int] = []
+        reading = asyncio.create_task(self._rows(going))
         try:
-            while not stop.is_set and (rows := await self._mine(going)):
+            while not stop.is_set and (rows := await self._mine(await reading, going)):
+                mine = [row.id for row in rows]
+                reading = asyncio.create_task(self._rows([*going, *mine]))
                 bad = await self._publish(rows)
                 if settling is not None:
                     # Where that one's rows stay, these stay too, and all are told again in order.
                     before, settling = settling, None
                     await before
-                going = [row.id for row in rows]
+                going = mine
                 settling = asyncio.create_task(self._settle(rows, bad))
         finally:
+            await asyncio.gather(reading, return_exceptions=True)
             if settling is not None:
                 await settling
         return bool(going)
 
-    async def _mine(self, going: Sequence[int]) -> Rows:
-        """The next rows but for those that are being deleted; none while another replica publishes
-        them."""
-        rows = await self._rows(going)
+    async def _mine(self, rows: Rows, going: Sequence[int]) -> Rows:
+        """The rows that were read, or read again; none while another replica publishes them."""
         if rows:
             known = self._lease.is_held
             if not await self._lease.hold():
                 return []  # Another replica publishes them.
             if not known:  # It may have done so since the look.
                 rows = await self._rows(going)
+        # As of now: where the bus or the database is away it stays, and grows old.
+        oldest_us = rows[0].created_at_us if rows else 0
+        metrics.OUTBOX_OLDEST.labels(self._service).set(oldest_us / SECOND_US)
         if not rows:
             metrics.OUTBOX_ROWS.labels(self._service).set(0)
         return rows
 
     async def _rows(self, going: Sequence[int]) -> Rows:
+        """The next rows but for those that are being published or deleted."""
         c = _table.c
         query = (
             sa.select(c.id, c.topic, c.key, c.value, c.headers, c.created_at_us)
@@ -209,11 +215,7 @@ class Relay:
         if self._apart:
             query = _within_bytes(query.where(c.id != sa.all_(_ids(going))) if going else query)
         async with self._platform.database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        # As of the look: where the bus or the database is away it stays, and grows old.
-        oldest_us = rows[0].created_at_us if rows else 0
-        metrics.OUTBOX_OLDEST.labels(self._service).set(oldest_us / SECOND_US)
-        return rows
+            return (await connection.execute(query)).all()
 
     async def _publish(self, rows: Rows) -> set[int]:
         """Publish rows; which of them the bus will never take."""

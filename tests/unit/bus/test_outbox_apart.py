@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from shared import outbox
 from shared.bus import Message
 from shared.db import Database, tables
+from shared.db.coordination import lease
 from shared.errors import Kind, LamppostError
 from shared.messages import SegmentArchived, decode
 from shared.outbox import Relay
@@ -138,6 +139,35 @@ async def test_a_bus_that_goes_away_between_keeps_what_it_did_not_take(platform:
     with pytest.raises(LamppostError):
         await relay._run_on(Stop())
     assert bus.numbers == [0, 1, 2, 3] and await waiting(platform) == 2
+
+
+async def test_the_next_batch_is_read_while_one_is_published(platform: Platform) -> None:
+    """And is told after it, without what another replica told when the lease had passed to it."""
+    bus, database = Told(), Faulty(platform.database)
+    await add(platform, *range(6))
+    relay = relay_of(platform, bus, database, 2)
+    other = Relay(platform, "archive", batch=2, holder="another")
+    publish = bus.publish
+
+    async def slowly(messages: Sequence[Message]) -> None:
+        await publish(messages)
+        if len(bus.numbers) != 2:
+            return
+        # The lease runs out here while the next rows are read already.
+        await asyncio.sleep(0)
+        relay._lease._until_us = 0
+        async with platform.database.write() as connection:
+            await connection.execute(sa.delete(lease))
+        assert await other._lease.hold()
+        taken = sa.delete(tables.outbox).where(tables.outbox.c.id == sa.select(
+            sa.func.min(tables.outbox.c.id) + 2).scalar_subquery())  # fmt: skip
+        async with platform.database.write() as connection:
+            await connection.execute(taken)
+        await other._lease.release()
+
+    bus.publish = slowly  # type: ignore[method-assign]
+    assert await relay._run_on(Stop())
+    assert bus.numbers == [0, 1, 3, 4, 5] and await waiting(platform) == 0
 
 
 async def test_a_batch_ends_where_it_grows_too_large(
