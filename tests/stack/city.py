@@ -43,11 +43,12 @@ class Service:
         self.env = dict(env)
         self.process = ServerProcess(name, log)
 
-    def start(self) -> None:
+    def start(self, **more: str) -> None:
+        """`more` are further variables of this start alone."""
         self.process.start(
             [sys.executable, "-m", "services", *self.command],
             lambda: True,
-            env=self.env,
+            env={**self.env, **more},
             cwd=ROOT,
         )
 

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from shared import intervals
 from shared.clock import SECOND_US
 from shared.db import tables
-from shared.platform import open_platform
+from shared.db.postgres import open_database
 from tests.bench import watching
-from tests.stack.city import City
+from tests.stack.city import CLOCK, City
 from tests.stack.footage import walking_block
 from tests.stack.servers import Servers
 from tests.support.servers import rtsp
@@ -44,13 +44,13 @@ class Life:
 
 
 async def _waiting(city: City) -> int:
-    platform = await open_platform(city.settings)
+    database = open_database(city.settings, CLOCK)
     try:
-        async with platform.database.read() as connection:
+        async with database.read() as connection:
             query = sa.select(sa.func.count()).select_from(tables.outbox)
             return int((await connection.execute(query)).scalar_one())
     finally:
-        await platform.close()
+        await database.close()
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def begin(folder: Path) -> Iterator[Life]:
     model = watching.tiny(folder / "model")["model"]
     settings = {"LAMPPOST_INGEST__SEGMENT_S": "10", "LAMPPOST_DETECT__MODEL": model}
     with (
-        Servers(folder / "servers", doors=True) as servers,
+        Servers(folder / "servers", doors=True, secured=True) as servers,
         RtspServer(mounts, log_dir=folder / "sent") as camera,
         City(folder / "city", servers.environment(), settings=settings) as city,
     ):
@@ -89,10 +89,10 @@ def gaps(life: Life, since_us: int) -> dict[str, float]:
     one recorder filed while another recorded is none: the ledger counts each second once."""
 
     async def read() -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
-        platform = await open_platform(life.city.settings)
+        database = open_database(life.city.settings, CLOCK)
         gap, segment = tables.gap.c, tables.segment.c
         try:
-            async with platform.database.read() as connection:
+            async with database.read() as connection:
                 missing = await connection.execute(
                     sa.select(gap.camera_id, gap.start_us, gap.end_us, gap.reason).where(
                         gap.end_us > since_us
@@ -105,7 +105,7 @@ def gaps(life: Life, since_us: int) -> dict[str, float]:
                 )
                 return list(missing.all()), list(there.all())
         finally:
-            await platform.close()
+            await database.close()
 
     missing, there = asyncio.run(read())
     recorded: dict[str, list[intervals.Interval]] = {}

@@ -17,13 +17,16 @@ NAMES = ("kafka", "postgres", "seaweed")
 
 
 class Servers:
-    """Kafka, PostgreSQL and SeaweedFS on this machine; `doors` where faults may be put."""
+    """Kafka, PostgreSQL and SeaweedFS on this machine; `doors` where faults may be put, `secured`
+    where clients of Kafka come in by TLS and a password."""
 
-    def __init__(self, folder: Path, *, doors: bool = False) -> None:
+    def __init__(self, folder: Path, *, doors: bool = False, secured: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # A broker sends its clients to the address that it advertises: the door's.
         self._kafka_door = free_ports(1)[0] if doors else None
-        self.kafka = Kafka(folder / "kafka", advertised_port=self._kafka_door)
+        self.kafka = Kafka(
+            folder / "kafka", tls=secured, sasl=secured, advertised_port=self._kafka_door
+        )
         self.postgres = Postgres(folder / "postgres")
         self.seaweed = Seaweed(folder / "seaweed")
         self.doors: dict[str, Door] = {}

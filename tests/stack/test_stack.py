@@ -26,6 +26,7 @@ from tests.stack.city import CLOCK
 from tests.stack.footage import RATE_FPS
 from tests.stack.life import CAMERAS, DRAINED_WITHIN_S, WATCHED, Life, gaps
 from tests.stack.servers import NAMES
+from tests.support.servers import certificates
 from tests.support.wait import until_sync
 from tests.torture.judge import judge
 from tests.torture.world import rest
@@ -171,6 +172,79 @@ def test_wrong_credentials_are_named(life: Life) -> None:
     wrong.write_text("not the password")
     said = life.city.command_fails("migrate", env={"LAMPPOST_POSTGRES__PASSWORD_FILE": str(wrong)})
     assert "password" in said and "Traceback" not in said
+
+
+def test_a_wrong_way_to_the_broker_is_named_and_costs_nothing(life: Life) -> None:
+    """An index started with a wrong password, and an archive and a detector that trust another
+    authority: each says why and waits, recording goes on, and once the files are right they do."""
+    before_us = CLOCK.now_us()
+    city, broker = life.city, life.servers.kafka.environment()
+    password = life.folder / "wrong.password"
+    authority = life.folder / "wrong-ca.pem"
+    password.write_text("not the password")
+    authority.write_bytes(certificates.make(life.folder / "stranger").ca.read_bytes())
+    wrong = {
+        "index-1": ({"LAMPPOST_KAFKA__PASSWORD_FILE": str(password)}, "password is wrong"),
+        "rec-2-spool": ({"LAMPPOST_KAFKA__CA_FILE": str(authority)}, "certificate is not trusted"),
+        "detect-1": ({"LAMPPOST_KAFKA__CA_FILE": str(authority)}, "certificate is not trusted"),
+    }
+    for name, (more, _) in wrong.items():
+        city.services[name].stop()
+        city.services[name].start(**more)
+    born = city.running()
+    for name, (_, cause) in wrong.items():
+        log = life.folder / "city" / "logs" / f"{name}.log"
+        until_sync(
+            lambda log=log, cause=cause: cause in new_lines(log, before_us),  # type: ignore[misc]
+            60,
+            f"the log of {name} names the cause",
+        )
+        assert "Traceback" not in new_lines(log, before_us)
+    rest(AWAY_S / 2)
+    city.wait_recording(CAMERAS)
+    corrected_us = CLOCK.now_us()
+    password.write_bytes(Path(broker["LAMPPOST_KAFKA__PASSWORD_FILE"]).read_bytes())
+    authority.write_bytes(Path(broker["LAMPPOST_KAFKA__CA_FILE"]).read_bytes())
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    until_sync(lambda: sighted(life, corrected_us), 60, "what is seen now is found", every_s=0.5)
+    assert city.running() == born, "a corrected file costs no start"
+    assert gaps(life, before_us) == {}
+    life.born = born
+
+
+def sighted(life: Life, since_us: int) -> bool:
+    """Whether a search finds a sighting of a watched camera since then."""
+    params = {"class": "person", "camera": WATCHED[0], "since": civil.rfc3339(since_us), **WHY}
+    with life.city.client() as client:
+        answer = client.get("/v1/sightings", params=params)
+    assert answer.status_code == 200, answer.text
+    return bool(answer.json()["items"])
+
+
+def test_a_recorder_that_starts_without_kafka_records_what_it_had(life: Life) -> None:
+    """kill -9 of it while Kafka is away: nobody can take its cameras over, so it does itself."""
+    city, victim = life.city, "rec-2"
+    theirs = [name for name, (_, by) in city.states().items() if by == victim]
+    assert theirs, "the victim records something"
+    growing = life.folder / "city" / victim / "spool" / victim / "tmp"
+    life.servers.kafka.kill()
+    try:
+        at_us = CLOCK.now_us()
+        city.services[victim].kill()
+        life.kills.append((at_us, CLOCK.now_us()))
+        city.services[victim].start()
+
+        def records() -> bool:
+            found = {path.name[21:-41] for path in growing.glob("*.mp4") if path.name[20] == "-"
+                     and int(path.name[:20]) > at_us}  # fmt: skip
+            return found >= set(theirs)
+
+        until_sync(records, 60, "its cameras are recorded", every_s=0.25)
+    finally:
+        life.servers.kafka.start()
+    city.wait_recording(CAMERAS)
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    life.born = city.running()
 
 
 def test_a_dead_recorder_is_replaced(life: Life, record_property: object) -> None:

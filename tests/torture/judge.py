@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import defaultdict
@@ -18,6 +19,7 @@ from shared.domain import Fragment
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentEvent, StatusEvent
 from shared.platform import Platform, open_platform
 from shared.settings import Settings
+from tests.support.wait import until
 
 LOSS_LIMIT_S = 2.0
 SAME_PICTURE_US = 20_000_000
@@ -91,6 +93,15 @@ async def judge(
         return Verdict(losses, sent_total, stored_total, wrong)
     finally:
         await platform.close()
+        if settings.kafka.tls:
+            await _hung_up()
+
+
+async def _hung_up() -> None:
+    """Connections over TLS end by a round trip, which a loop that ends at once would cut off."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        await until(lambda: not loop._transports, 35, "connections end")
 
 
 def read_sent(path: Path) -> list[Sent]:
