@@ -42,7 +42,7 @@ def main() -> int:
     started = commands.add_parser("servers", help="make servers")
     started.add_argument("--folder", type=Path, default=ROOT / ".lamppost" / "servers")
     faults = commands.add_parser("chaos", help="make chaos")
-    faults.add_argument("--minutes", type=float, default=30.0)
+    faults.add_argument("--minutes", type=float, default=30.0, help="Fractions too, everywhere.")
     faults.add_argument("--seed", type=int, default=None)
     faults.add_argument("--together", type=float, default=0.0, help="Minutes of all servers away.")
     faults.add_argument("--each", type=float, default=0.0, help="Minutes of each away alone.")
