@@ -27,6 +27,7 @@ from shared.runtime import Stop
 from shared.settings import Settings
 
 EVERY_S = 3_600.0
+AGAIN_S = 60.0
 HANDSHAKE_S = 5.0
 API_KEY = "api_key"
 POSTGRES_TLS = struct.pack("!ii", 8, 80877103)
@@ -40,16 +41,19 @@ class Expiry:
         self._platform = platform
         self._settings = settings
         self._shown: set[str] = set()
+        self._silent = False
         self._log = log.get("api.expiry")
 
     async def run(self, stop: Stop) -> None:
-        """Every hour until the stop."""
+        """Every hour until the stop, sooner while somebody does not answer."""
         while not stop.is_set:
-            await self.run_once()
-            await stop.sleep(self._platform.clock, EVERY_S)
+            everything = await self.run_once()
+            await stop.sleep(self._platform.clock, EVERY_S if everything else AGAIN_S)
 
-    async def run_once(self) -> None:
-        """Set what is known now; what is gone is shown no more, what cannot be asked stays."""
+    async def run_once(self) -> bool:
+        """Set what is known now; what is gone is shown no more, what cannot be asked stays. Whether
+        everybody answered."""
+        self._silent = False
         found = await asyncio.to_thread(lambda: dict(self._certificates()))
         try:
             async with self._platform.database.read() as connection:
@@ -58,14 +62,16 @@ class Expiry:
             if next_us is not None:
                 found[API_KEY] = next_us / SECOND_US
         except LamppostError as error:
+            self._silent = True
             self._log.warning("keys cannot be looked at", cause=str(error))
         for what in self._shown - found.keys():
-            if what == API_KEY or not what.endswith(".server"):
+            if not what.endswith(".server") and not (what == API_KEY and self._silent):
                 metrics.EXPIRY.remove(what)
                 self._shown.discard(what)
         for what, at_s in found.items():
             metrics.EXPIRY.labels(what).set(at_s)
             self._shown.add(what)
+        return not self._silent
 
     def _certificates(self) -> Iterator[tuple[str, float]]:
         for what, path in self._files():
@@ -81,6 +87,7 @@ class Expiry:
             try:
                 shown = x509.load_der_x509_certificate(certificate_of(what, host, port))
             except (OSError, ValueError) as error:
+                self._silent = True
                 self._log.warning("a server shows no certificate", of=what, cause=repr(error))
                 continue
             yield what, shown.not_valid_after_utc.timestamp()

@@ -93,6 +93,22 @@ async def test_events_go_out_in_order_and_the_rows_are_gone(platform: Platform) 
     ]
     assert await rows(platform) == []
     assert metrics.REGISTRY.get_sample_value("lamppost_outbox_rows", {"service": "archive"}) == 0
+    assert oldest() == 0
+
+
+def oldest() -> float | None:
+    name = "lamppost_outbox_oldest_timestamp_seconds"
+    return metrics.REGISTRY.get_sample_value(name, {"service": "archive"})
+
+
+async def test_an_event_that_cannot_go_out_says_since_when(platform: Platform) -> None:
+    async with platform.database.write() as connection:
+        await outbox.add(connection, "archive", [archived(1)], at_us=7_000_000)
+        await outbox.add(connection, "archive", [archived(2)], at_us=9_000_000)
+    await platform.bus.close()
+    with pytest.raises(LamppostError):
+        await Relay(platform, "archive").run_once()
+    assert oldest() == 7
 
 
 async def test_events_of_one_instant_differ_in_value_and_id_alone(platform: Platform) -> None:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from services.ingest.status import SpoolGauge, StatusBook
 from services.ingest.waiting import PER_CAMERA, Waiting, filed, merged
+from shared import metrics
 from shared.clock import SECOND_US, SimulatedClock
 from shared.domain import GapReason, RecordingState
 from shared.ids import new_id
 from shared.messages import SpoolWaiting
+from shared.settings import Spool
 from shared.spool import RecorderSpool
 from tests.support.fake_media import FakeRecording, camera
 
@@ -118,3 +120,14 @@ def test_spans_are_few_and_say_all(items: list[tuple[int, int]]) -> None:
         assert any(s.start_us <= span.start_us and span.end_us <= s.end_us for s in found)
     assert found[0].start_us == min(s.start_us for s in spans)
     assert found[-1].end_us == max(s.end_us for s in spans)
+
+
+def test_the_room_that_is_left_knows_both_limits(tmp_path: Path) -> None:
+    """What may be written until the guard stops recording: of the volume, and of the spool."""
+    spool = RecorderSpool(tmp_path, "r")
+    size = file_one(spool)
+    limits = Spool(max_bytes=10_000, min_free_ratio=0)
+    SpoolGauge(spool.new, SimulatedClock(), 60.0, limits).read()
+    assert metrics.REGISTRY.get_sample_value("lamppost_spool_room_bytes") == 10_000 - size
+    SpoolGauge(spool.new, SimulatedClock(), 60.0, Spool(min_free_ratio=0.999)).read()
+    assert metrics.REGISTRY.get_sample_value("lamppost_spool_room_bytes") == 0
