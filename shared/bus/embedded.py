@@ -251,7 +251,10 @@ def check(message: Message) -> Topic:
             Kind.TOO_LARGE,
             f"{len(message.value)} bytes are over the {topic.max_bytes} of topic {topic.name}.",
         )
-    if sum(len(name) + len(value) for name, value in message.headers) > HEADERS_MAX_BYTES:
+    size = 0
+    for name, value in message.headers:
+        size += len(name) + len(value)
+    if size > HEADERS_MAX_BYTES:
         raise LamppostError(
             Kind.TOO_LARGE, f"Headers are over the {HEADERS_MAX_BYTES} bytes of a message."
         )

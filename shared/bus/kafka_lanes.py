@@ -12,6 +12,7 @@ import asyncio
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from shared.bus import Message
 
@@ -25,8 +26,10 @@ Name = tuple[str, str, bytes]
 
 def size_of(message: Message) -> int:
     """Bytes of a message as a record, not less."""
-    headers = sum(len(name) + len(value) + 8 for name, value in message.headers)
-    return len(message.value) + len(message.key) + headers + OVERHEAD
+    size = len(message.value) + len(message.key) + OVERHEAD
+    for name, value in message.headers:
+        size += len(name) + len(value) + 8
+    return size
 
 
 def name_of(message: Message) -> Name | None:
@@ -40,13 +43,19 @@ def name_of(message: Message) -> Name | None:
 _numbers = itertools.count()
 
 
+class Run(NamedTuple):
+    """Messages of one partition, in order, and their bytes: counted once, a thousand a batch."""
+
+    messages: list[Message]
+    size: int
+
+
 class Part:
     """The messages of one call for one partition, in order."""
 
-    def __init__(self, messages: list[Message], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
         self.number = next(_numbers)
-        self.messages = messages
-        self.size = sum(size_of(message) for message in messages)
+        self.messages, self.size = run
         self.done: asyncio.Future[None] = loop.create_future()
         self.abandoned = False
         """Its caller was told that it failed, while it was on its way."""
@@ -108,15 +117,18 @@ class Remembered:
         return self._names.pop(name, 0) is None
 
 
-def split(messages: list[Message], most_bytes: int) -> list[list[Message]]:
+def split(messages: Sequence[Message], most_bytes: int) -> list[Run]:
     """Runs of at most so many bytes: what one batch of records takes."""
-    found: list[list[Message]] = []
-    room = 0
+    found: list[Run] = []
+    run: list[Message] = []
+    total = 0
     for message in messages:
         size = size_of(message)
-        if not found or size > room:
-            found.append([])
-            room = most_bytes
-        found[-1].append(message)
-        room -= size
+        if run and total + size > most_bytes:
+            found.append(Run(run, total))
+            run, total = [], 0
+        run.append(message)
+        total += size
+    if run:
+        found.append(Run(run, total))
     return found

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer, errors
 
 from shared import log, metrics, timing
 from shared.bus import Message
-from shared.bus.kafka_lanes import Lane, Part, Remembered, name_of, split
+from shared.bus.kafka_lanes import Lane, Part, Remembered, Run, name_of, size_of, split
 from shared.bus.kafka_topics import BATCH_BYTES
 from shared.bus.kafka_wire import AWAY, Wire, away
 from shared.bus.partitioner import partition_of
@@ -298,7 +298,7 @@ class PassingProducer:
         """Queue them; past the limit the oldest go."""
         loop = asyncio.get_running_loop()
         for message in messages:
-            part = Part([message], loop)
+            part = Part(Run([message], size_of(message)), loop)
             part.done.add_done_callback(lambda done, topic=message.topic: _count(done, topic))  # type: ignore[misc]
             self._sender.add(self._sender.lane(message), part)
         while self._sender.bytes > FRAMES_BYTES and self._drop_oldest():

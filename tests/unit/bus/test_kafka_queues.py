@@ -6,7 +6,16 @@ import asyncio
 
 from shared.bus import Message, Record
 from shared.bus.kafka_buffers import Buffers
-from shared.bus.kafka_lanes import MAX_REMEMBERED, Lane, Part, Remembered, name_of, size_of, split
+from shared.bus.kafka_lanes import (
+    MAX_REMEMBERED,
+    Lane,
+    Part,
+    Remembered,
+    Run,
+    name_of,
+    size_of,
+    split,
+)
 
 
 def message(number: int, size: int = 10, key: str = "cam") -> Message:
@@ -18,7 +27,7 @@ def record(partition: int, offset: int, size: int = 1) -> Record:
 
 
 async def part(*messages: Message) -> Part:
-    return Part(list(messages), asyncio.get_running_loop())
+    return Part(Run(list(messages), sum(map(size_of, messages))), asyncio.get_running_loop())
 
 
 async def test_a_lane_takes_whole_parts_up_to_the_size_of_a_batch() -> None:
@@ -65,8 +74,14 @@ def test_a_call_is_cut_into_batches_in_order() -> None:
     messages = [message(n, 100) for n in range(10)]
     size = size_of(messages[0])
     runs = split(messages, size * 4)
-    assert [len(run) for run in runs] == [4, 4, 2]
-    assert [m for run in runs for m in run] == messages
+    assert [len(run.messages) for run in runs] == [4, 4, 2]
+    assert [run.size for run in runs] == [size * 4, size * 4, size * 2]
+    assert [m for run in runs for m in run.messages] == messages
+    # One that is larger than a batch goes alone: the brokers refuse it by name.
+    large = message(11, 1_000)
+    assert [run.messages for run in split([messages[0], large, messages[1]], size * 4)] == [
+        [messages[0]], [large], [messages[1]],
+    ]  # fmt: skip
     assert split([], 10) == []
 
 
