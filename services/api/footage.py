@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.api import media_queries, timeline
 from services.api.media_queries import SegmentRow
+from services.api.newest import Newest
 from services.api.recorder_client import RecorderClient
 from services.api.timeline import EXPIRED, UNACCOUNTED, Hole, Piece, Recorded, Timeline
 from shared import doubt, retention
@@ -119,6 +120,7 @@ class Footage:
         self._settings = settings
         self._recorders = recorders
         self.watch = Watch(platform.clock, platform.database, settings.retention.max_clock_error_s)
+        self.newest = Newest(platform.clock)
 
     async def timeline(
         self, camera_id: str, start_us: int, end_us: int, viewer_id: str
@@ -200,8 +202,7 @@ class Footage:
     ) -> Judge:
         policy = await policies.newest(connection) or self._default_policy()
         holds = await media_queries.holds(connection, camera_id, start_us, end_us)
-        newest_us = await media_queries.newest_commit_us(connection)
-        doubted = await self.watch.judge(newest_us, connection)
+        doubted = await self.watch.judge(await self.newest.read(connection), connection)
         return Judge(policy, holds, self._platform.clock.now_us(), doubted, viewer_id)
 
     def _default_policy(self) -> Policy:

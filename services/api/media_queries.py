@@ -52,7 +52,6 @@ _GAPS = (
     .order_by(_gap.c.end_us)
     .limit(MAX_GAPS)
 )
-_NEWEST_COMMIT = sa.select(sa.func.max(_segment.c.committed_at_us))
 _SESSION = (
     sa.select(
         _session,
@@ -150,12 +149,6 @@ async def holds(
     return await stored_holds.load(
         connection, cameras=[camera_id], start_us=start_us - DAY_US, end_us=end_us + DAY_US
     )
-
-
-async def newest_commit_us(connection: AsyncConnection) -> int | None:
-    """When the newest segment was committed; None before the first."""
-    found = (await connection.execute(_NEWEST_COMMIT)).scalar()
-    return None if found is None else int(found)
 
 
 async def add_session(connection: AsyncConnection, values: dict[str, Any]) -> None:

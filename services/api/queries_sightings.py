@@ -9,6 +9,7 @@ that its time can stand under, so that only their partitions are opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,6 +20,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from services.api.access import Subject
+from services.api.newest import Newest
+from services.api.newest import query as newest_query
 from services.api.queries import LONGEST_SEGMENT_US, in_scope
 from services.api.sighting_filters import Filters
 from shared.clock import SECOND_US
@@ -105,9 +108,10 @@ class Moment(NamedTuple):
     newest_commit_us: int | None
 
 
-def _moment_query() -> sa.Select[Any]:
+@cache
+def _moment_query(dialect: str) -> sa.Select[Any]:
     p = tables.policy.c
-    newest = sa.select(sa.func.max(_segment.c.committed_at_us)).scalar_subquery()
+    newest = newest_query(dialect).scalar_subquery()
     held = sa.exists(sa.select(tables.hold.c.id)).label("held")
     one_row = sa.select(sa.literal(1).label("one")).subquery()
     return (
@@ -118,14 +122,13 @@ def _moment_query() -> sa.Select[Any]:
     )
 
 
-_MOMENT = _moment_query()
-
-
-async def moment(connection: AsyncConnection) -> Moment:
+async def moment(connection: AsyncConnection, newest: Newest) -> Moment:
     """In one statement, since every search asks for it."""
-    row = (await connection.execute(_MOMENT)).one()
+    dialect = connection.dialect.name
+    values = newest.values(dialect)
+    row = (await connection.execute(_moment_query(dialect), values)).one()
     policy = None if row[2] is None else Policy(*row[2:])
-    return Moment(policy, bool(row[0]), row[1])
+    return Moment(policy, bool(row[0]), newest.told(values, row[1]))
 
 
 class Slice(NamedTuple):

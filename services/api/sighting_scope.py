@@ -200,14 +200,15 @@ async def eye(
     """The policy, the holds and the time of this moment; in doubt the latest that any clock claims,
     as footage is judged."""
     now_us = context.now_us()
-    moment = await queries_sightings.moment(connection)
+    footage = context.media.footage
+    moment = await queries_sightings.moment(connection, footage.newest)
     policy = moment.policy or default_policy(context)
     holds = []
     if moment.held:
         holds = await stored_holds.load(
             connection, cameras=camera_ids, start_us=span[0] - DAY_US, end_us=span[1] + DAY_US
         )
-    doubted = await context.media.footage.watch.judge(moment.newest_commit_us, connection)
+    doubted = await footage.watch.judge(moment.newest_commit_us, connection)
     latest_us = max(now_us, doubted.latest_us)
     # A policy that was shortened counts from when it came into force.
     shortened = policy.effective_from_us <= latest_us
