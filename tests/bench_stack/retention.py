@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
+import psutil
 
 from services.api import holds_queries
 from services.retention.executor import delete_bytes
@@ -55,7 +56,8 @@ A_PICTURE = 20
 ROWS_REACH, OBJECTS_REACH = 0.05, 0.25
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
 """Autovacuum would begin at some moment in either side's time; the peer vacuums by itself."""
-LEFT = ("sighting", "thumbnail", "segment_fragments", "segment")
+ENDED_S = 1.0
+"""By then the backends of closed connections are gone."""
 
 
 class Day(NamedTuple):
@@ -102,6 +104,7 @@ def _day(sightings: int, segments: int) -> Day:
 def _rows(folder: Path, day: Day, rounds: int, row: Row) -> None:
     wall = Figure("rows: time until they are gone and the space is free", "s", ROWS_REACH)
     cpu = Figure("rows: CPU of the client", "s", None)
+    backends = Figure("rows: CPU of PostgreSQL's backends", "s", None)
     waits = Figure("rows: longest wait of a reader meanwhile", "s", None)
     with Postgres(folder / "postgres", settings=SERVER) as server:
         server.fresh("seed")
@@ -112,7 +115,10 @@ def _rows(folder: Path, day: Day, rounds: int, row: Row) -> None:
             for side in sides:
                 server.fresh("day", template="seed")
                 server.psql("checkpoint")
+                before_s = _backends_s(server)
                 found[side] = isolated(side, dict(server.environment("day")), folder, day)
+                mine = backends.ours if side is _swap else backends.peer
+                mine.append(_backends_s(server) - before_s)
                 _compare_rows(row, server, day, side.__name__)
                 server.drop("day")
             for figure, pick in ((wall, 1), (cpu, 0)):
@@ -121,7 +127,14 @@ def _rows(folder: Path, day: Day, rounds: int, row: Row) -> None:
             waits.ours.append(found[_swap][1])
             waits.peer.append(found[_delete][1])
             row.notes.append(f"rows, round {number + 1}: {measure.load()}")
-    row.figures += [wall, cpu, waits]
+    row.figures += [wall, cpu, backends, waits]
+
+
+def _backends_s(server: Postgres) -> float:
+    """CPU of the backends that have ended: on a busy machine it tells more than time."""
+    measure.rest(ENDED_S)
+    spent = psutil.Process(server._process.pid).cpu_times()
+    return float(spent.children_user + spent.children_system)
 
 
 def _settings(server: Postgres, name: str, folder: Path) -> Settings:
