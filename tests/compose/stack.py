@@ -24,7 +24,7 @@ from tests.support.servers.process import ROOT, free_ports
 CLOCK = SystemClock()
 FILES = ("docker-compose.yml", "tests/compose/override.yml")
 SERVERS = ("kafka", "postgres", "seaweedfs")
-UP_WITHIN_S = 240
+UP_WITHIN_S = 480
 
 
 class Stack:

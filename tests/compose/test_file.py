@@ -179,7 +179,7 @@ def test_the_first_start_gives_every_volume_to_who_writes_it() -> None:
         user = USERS.get(name, 10001)
         for source in mounts(name).values():
             if source.startswith("."):
-                assert (ROOT / source).parent.exists(), f"{name} mounts {source}"
+                assert (ROOT / source).exists(), f"{name} mounts {source}"
                 continue
             [place] = [target for target, volume in given.items() if volume == source]
             kind, folder = place.split("/")[2:]
