@@ -230,6 +230,7 @@ def _spool(
     return SpoolOut(
         recorder=name,
         heard=said is not None,
+        said_s=_age_s(facts.now_us, said.at_us if said else max(row.at_us for row in rows)) or 0.0,
         cameras=len(said.cameras) if said else len({row.camera_id for row in rows}),
         items=said.spool_items if said else None,
         size_bytes=said.spool_bytes if said else None,

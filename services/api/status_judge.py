@@ -13,6 +13,8 @@ from services.api.status_models import Concern, SpoolOut, StatusOut
 
 AWAY_S = 60.0
 """So long a camera may connect again before somebody is told."""
+UNHEARD_S = 120.0
+"""A recorder speaks every five seconds; one that is started again is silent for less than this."""
 SPOOL_OLD_S = 900.0
 """A segment is on its way for two minutes, for ten where segments are longest."""
 SPOOL_SHORT_S = 2 * 3_600.0
@@ -47,7 +49,7 @@ def _cameras(status: StatusOut) -> Iterator[Concern]:
         yield Concern(
             name="camera_not_recording",
             what=f"{_n(count, 'camera is', 'cameras are')} not recorded; longest {worst.camera_id}"
-            f" ({why}) {_since(worst.since)}.",
+            f" ({why}) {_since(worst.since, status.at)}.",
             fix=f"lamppost cameras test {worst.camera_id}",
         )
     if cameras.unaccounted:
@@ -55,7 +57,7 @@ def _cameras(status: StatusOut) -> Iterator[Concern]:
         yield Concern(
             name="unaccounted_seconds",
             what=f"{cameras.unaccounted_seconds:.0f} seconds of the last 24 h are unaccounted for;"
-            f" most of {first.camera_id}, {_since(first.since)}.",
+            f" most of {first.camera_id}, {_since(first.since, status.at)}.",
             fix="lamppost check; the log of its recorder at that time says more.",
         )
 
@@ -68,7 +70,9 @@ def _spools(status: StatusOut) -> Iterator[Concern]:
                 what=f"Recorder {spool.recorder} has stopped.",
                 fix="Its log says why; make room on its disk where that is full.",
             )
-        elif not spool.heard and spool.waiting_s > 0:
+        elif not spool.heard:
+            if spool.waiting_s <= 0 or spool.said_s < UNHEARD_S:
+                continue
             yield Concern(
                 name="spool_unheard",
                 what=f"{_length(spool.waiting_s)} of video are in the spool of {spool.recorder}"
@@ -202,10 +206,10 @@ def _clock(status: StatusOut) -> Iterator[Concern]:
 
 def _room(status: StatusOut) -> Iterator[Concern]:
     room = status.room
-    for what, free, total in (
-        ("The object store", room.store_free_bytes, room.store_total_bytes),
-        ("The api's disk", room.disk_free_bytes, room.disk_total_bytes),
-    ):
+    disk = ("The api's disk", room.disk_free_bytes, room.disk_total_bytes)
+    store = ("The object store", room.store_free_bytes, room.store_total_bytes)
+    # On one machine both are often one volume, which is told of once.
+    for what, free, total in (disk,) if room.store_total_bytes == disk[2] else (store, disk):
         if free is not None and total and free < FREE_SHARE * total:
             yield Concern(
                 name="room",
@@ -218,9 +222,12 @@ def _n(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _since(since: str | None) -> str:
-    """The instant to the minute, as it is at the site."""
-    return "since ever" if since is None else f"since {since[:10]} {since[11:16]}"
+def _since(since: str | None, now: str) -> str:
+    """The site's time to the minute, with the date where it is another one."""
+    if since is None:
+        return "since ever"
+    day = "" if since[:10] == now[:10] else f"{since[:10]} "
+    return f"since {day}{since[11:16]}"
 
 
 def _length(seconds: float) -> str:

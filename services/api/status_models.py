@@ -74,6 +74,8 @@ class SpoolOut(Reply):
     recorder: str
     heard: bool
     """Whether it spoke lately; else what it said last."""
+    said_s: float
+    """Age of its last word, as far as this api knows."""
     cameras: int
     items: int | None
     size_bytes: int | None

