@@ -36,8 +36,9 @@ from shared.settings import Settings
 
 LEAVING = (tables.segment, tables.segment_fragments, tables.sighting, tables.thumbnail)
 TRIES = 3
-BUSY = frozenset({"55P03", "40P01", "40001", "23514", "57014"})
-"""Locked for too long, deadlock, another was first, no partition, too slow: it is tried again."""
+BUSY = frozenset({"55P03", "40P01", "40001", "23514", "42P01", "57014"})
+"""Locked for too long, deadlock, another was first, no partition (any more), too slow: it is tried
+again."""
 _log = log.get("retention.leaving")
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.retention.days import Range
 from services.retention.queries import LIVE
 from shared.db import dialects, partitions, tables
+from shared.db.rows import SIGHTING_COLUMNS
 from shared.intervals import Interval
 
 _segment, _fragments = tables.segment, tables.segment_fragments
@@ -193,34 +194,29 @@ def sightings_in(day: date, ranges: Sequence[Range]) -> sa.Select[Any] | None:
     """Whole rows of the day's sightings in the ranges, each once; None: none."""
     if not ranges:
         return None
-    return sa.select(_in_each(day, ranges, list(_sighting.c)))
+    return sa.select(_in_each(day, ranges, SIGHTING_COLUMNS))
 
 
 def thumbnails_in(day: date, ranges: Sequence[Range]) -> sa.Select[Any] | None:
     """The pictures of those."""
     if not ranges:
         return None
-    kept = _in_each(day, ranges, [_sighting.c.id])
-    return sa.select(_thumbnail).join_from(
-        kept,
-        _thumbnail,
-        sa.and_(_thumbnail.c.sighting_id == kept.c.id, _thumbnail.c.recording_date == day),
-    )
+    kept, pictures = _in_each(day, ranges, ["id"]), partitions.leaf(_thumbnail, day)
+    return sa.select(pictures).join_from(kept, pictures, pictures.c.sighting_id == kept.c.id)
 
 
-def _in_each(day: date, ranges: Sequence[Range], columns: list[sa.Column[Any]]) -> Any:
-    """Sightings by range. Each range is looked up by itself (the offset keeps the planner from
-    joining them): few of them cover a small part of the day, which the planner cannot know, and it
-    would read the day as a whole."""
-    each = _table_of(ranges)
+def _in_each(day: date, ranges: Sequence[Range], columns: Sequence[str]) -> Any:
+    """Columns of the day's sightings, by range. Each range is looked up by itself (the offset keeps
+    the planner from joining them): few of them cover a small part of the day, which the planner
+    cannot know, and it would read the day as a whole."""
+    each, sightings = _table_of(ranges), partitions.leaf(_sighting, day)
     one = (
-        sa.select(*columns)
+        sa.select(*(sightings.c[name] for name in columns))
         .where(
-            _sighting.c.recording_date == day,
-            _sighting.c.camera_id == each.c.camera_id,
-            _sighting.c.start_us >= each.c.from_us,
-            _sighting.c.start_us < each.c.end_us,
-            _sighting.c.end_us > each.c.start_us,
+            sightings.c.camera_id == each.c.camera_id,
+            sightings.c.start_us >= each.c.from_us,
+            sightings.c.start_us < each.c.end_us,
+            sightings.c.end_us > each.c.start_us,
         )
         .offset(sa.literal_column("0"))
         .lateral("one")

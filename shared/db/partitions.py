@@ -66,6 +66,13 @@ def partition(table: str, day: date) -> str:
     return f"{SCHEMA}.{table}_{day:%Y%m%d}"
 
 
+def leaf(table: sa.Table, day: date) -> sa.TableClause:
+    """A day's partition as a table of its own: a query of it needs not name the date, so that an
+    index without the date can answer it alone. Of use where the partition is locked."""
+    bare = partition(table.name, day).partition(".")[2]
+    return sa.table(bare, *map(_bare, table.columns), schema=SCHEMA)
+
+
 async def existing(connection: AsyncConnection) -> set[str]:
     """The qualified names of all partitions."""
     query = sa.text(
