@@ -43,7 +43,8 @@ from shared.version import version
 
 MAX_LISTED = 1_000
 CHECK_AT_ONCE = 24
-"""So many cameras that the accountant has not come to yet are looked at by the question itself."""
+"""Where there are no more cameras than this, the question itself looks at those that the accountant
+has not come to yet. More would cost a second, and he is round in five minutes."""
 CLOCK_WRONG_US = 2 * SECOND_US
 USAGE_TIMEOUT_S = 2.0
 
@@ -106,7 +107,8 @@ async def _facts(granted: Granted) -> Facts:
     async with platform.database.read() as connection:
         cameras = await stored.cameras(connection, granted.principal.subject)
         ids = [camera.id for camera in cameras]
-        await status_lost.catch_up(context, connection, ids[:MAX_LISTED], CHECK_AT_ONCE)
+        if len(ids) <= CHECK_AT_ONCE:
+            await status_lost.catch_up(context, connection, ids)
         gaps = await stored.gaps(connection, ids, day)
         inside = await stored.recorded_inside(connection, ids, day) if gaps else {}
         waiting = await stored.waiting(connection, ids)

@@ -19,15 +19,15 @@ OLD_US = 900 * SECOND_US
 
 
 async def catch_up(
-    context: ApiContext, connection: AsyncConnection, camera_ids: Sequence[str], most: int
+    context: ApiContext, connection: AsyncConnection, camera_ids: Sequence[str]
 ) -> None:
-    """Look at up to so many cameras of which nothing is known, or nothing new."""
+    """Look at the cameras of which nothing is known, or nothing new."""
     now_us = context.now_us()
     known = context.status.lost
     missing = [
         name for name in camera_ids if name not in known or now_us - known[name].at_us > OLD_US
     ]
-    for name in missing[:most]:
+    for name in missing:
         camera = await queries.camera(connection, name)
         if camera is None:
             continue

@@ -187,21 +187,17 @@ def _analysts(status: Status) -> Text:
 def _detection(status: Status) -> Text:
     seen = status["analysts"]
     if seen["hour_looked_share"] is None:
-        shares = ["nothing of the last hour is decided yet"]
+        shares = ["nothing is decided yet"]
     else:
         looked, dropped = seen["hour_looked_share"], seen["hour_dropped_share"]
-        shares = [f"last hour {looked:.1%} looked at", f"{dropped:.1%} dropped"]
+        shares = [f"{looked:.1%} looked at", f"{dropped:.1%} dropped"]
+        if seen["hour_unknown_share"]:
+            shares.append(f"{seen['hour_unknown_share']:.0%} not sampled")
     lag = seen["detector_lag_s"]
     workers = _n(seen["detectors"], "worker")
     if lag is not None:
         workers += f", {lag:.1f} s behind"
-    unknown = seen["hour_unknown_share"] or 0.0
-    return _line(
-        "detection",
-        ", ".join(shares),
-        workers,
-        f"{unknown:.1%} not sampled" if unknown >= 0.001 else "",
-    )
+    return _line("last hour", ", ".join(shares), workers)
 
 
 def _deletion(status: Status) -> Text:
