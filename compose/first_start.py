@@ -37,6 +37,7 @@ VOLUMES = {
     "recorder": LAMPPOST,
     "recorder2": LAMPPOST,
     "retention": LAMPPOST,
+    "state": LAMPPOST,
     "footage": LAMPPOST,
     "kafka": KAFKA,
     "postgres": POSTGRES,
