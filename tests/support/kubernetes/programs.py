@@ -143,8 +143,8 @@ def _line(text: str, word: str) -> str:
 
 
 def _build_kubernetes(program: Path) -> None:
-    folder = HOME / "build" / "kubernetes"
-    if not (folder / "go.mod").exists():
+    folder = HOME / "build" / f"kubernetes-{KUBERNETES}"
+    if not (folder / "tools.go").exists():
         _write_kubernetes()
     major, minor, _ = KUBERNETES.removeprefix("v").split(".")
     version = "k8s.io/component-base/version"
@@ -177,7 +177,7 @@ def _write_kubernetes() -> Path:
         f"require k8s.io/kubernetes {KUBERNETES}\n\n"
         f"require (\n{required}\n)\n\nreplace (\n{replaced}\n)\n"
     )
-    return _folder("kubernetes", go_mod, source, _importing(packages))
+    return _folder(f"kubernetes-{KUBERNETES}", go_mod, source, _importing(packages))
 
 
 def _fetch_kubectl(program: Path) -> None:
