@@ -28,6 +28,7 @@ CLOCK = SystemClock()
 READY_WITHIN_S = 180.0
 """Ten processes start at once, on two cores."""
 ENDED_WITHIN_S = 30.0
+MOST_PROCESSES = 48
 RECORDING_WITHIN_S = 60.0
 MALLOC = {"MALLOC_ARENA_MAX": "2"}
 
@@ -86,6 +87,9 @@ class City:
             **(settings or {}),
         }
         self.services: dict[str, Service] = {}
+        self.targets: list[str] = []
+        """Where each process has its metrics."""
+        self._monitors = iter(free_ports(MOST_PROCESSES))
         self.recorders: list[str] = []
         self.key = ""
         self.ports = free_ports(apis)
@@ -107,10 +111,13 @@ class City:
         self._add(f"{name}-spool", ("archive", "--spool"), volume)
 
     def _add(self, name: str, command: tuple[str, ...], more: Mapping[str, str] = {}) -> None:
+        port = next(self._monitors)
+        self.targets.append(f"127.0.0.1:{port}")
         env = {
             **self.base,
             "LAMPPOST_STATE_DIR": str(self.folder / "rest"),
             "LAMPPOST_INSTANCE": name,
+            "LAMPPOST_METRICS__PORT": str(port),
             **more,
         }
         self.services[name] = Service(

@@ -21,12 +21,15 @@ import pytest
 from shared import civil
 from shared.clock import SECOND_US
 from shared.domain import GapReason
+from tests.monitoring import asking
+from tests.monitoring.rules import FOLDER
 from tests.stack import life as lives
 from tests.stack.city import CLOCK
 from tests.stack.footage import RATE_FPS
 from tests.stack.life import CAMERAS, DRAINED_WITHIN_S, WATCHED, Life, gaps
 from tests.stack.servers import NAMES
 from tests.support.servers import certificates
+from tests.support.servers.promtool import Prometheus
 from tests.support.wait import until_sync
 from tests.torture.judge import judge
 from tests.torture.world import rest
@@ -36,6 +39,17 @@ pytestmark = [pytest.mark.servers, pytest.mark.stack, pytest.mark.timeout(600)]
 WHY = {"purpose": "crime_investigation", "case_ref": "STACK-1"}
 AWAY_S = 20.0
 TAKEN_OVER_WITHIN_S = 15.0
+DETECTED = (
+    "lamppost:looked:ratio > 0",
+    "lamppost:frame_age:p95 > 0",
+    "lamppost:sighting_age:p95 > 0",
+    "sum(lamppost_sightings_indexed_total) > 0",
+    'lamppost:bus:p95{operation="commit"} > 0',
+    'lamppost_expiry_timestamp_seconds{what="kafka.server"} > time()',
+    'lamppost_expiry_timestamp_seconds{what="kafka.ca_file"} > time()',
+    "count(count by (service) (lamppost_build_info)) > 4",
+)
+"""What the stack's city has beyond what any installation has."""
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +105,18 @@ def test_each_replica_plays_what_is_five_seconds_old(life: Life, replica: int) -
             return pictures(clip(client, body)) >= 6 * RATE_FPS
 
     until_sync(played, 30, "six seconds up to five seconds ago are played", every_s=1)
+
+
+def test_prometheus_answers_every_query(life: Life, record_property: object) -> None:
+    """Of the dashboards and rules; each process is scraped by itself, as in Kubernetes."""
+    rules = tuple(sorted(FOLDER.glob("*.yaml")))
+    targets = tuple(life.city.targets)
+    with Prometheus(life.folder / "prometheus", targets, rules) as prometheus:
+        answered = asking.check(prometheus.url, DETECTED, busy=life.city.states)
+        down = asking.ask(prometheus.url, 'up{job="lamppost"} == 0')
+    asked = len(list(asking.everything()))
+    record_property("figure", f"{answered} of {asked} queries gave data")  # type: ignore[operator]
+    assert down == []
 
 
 def clip(client: httpx2.Client, body: object) -> bytes:
