@@ -21,19 +21,19 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 
 
 FROM tools AS packages
-COPY requirements/run.txt requirements/
+COPY requirements/otel.txt requirements/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/var/cache/uv \
-    python3 setup/image.py packages requirements/run.txt
+    python3 setup/image.py packages requirements/otel.txt
 
 
 FROM tools AS packages-gpu
-COPY requirements/yolo.txt requirements/
+COPY requirements/gpu.txt requirements/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/var/cache/uv \
-    python3 setup/image.py packages requirements/yolo.txt
+    python3 setup/image.py packages requirements/gpu.txt
 
 
 # The default model out of npm's package: both have known hashes.

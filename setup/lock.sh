@@ -16,6 +16,9 @@ compile requirements/node.in -o requirements/node.txt
 compile pyproject.toml --override requirements/override.in -o requirements/run.txt
 compile pyproject.toml --override requirements/override.in --extra test -o requirements/test.txt
 compile pyproject.toml --override requirements/override.in --extra otel -o requirements/otel.txt
+# Of the image detect-gpu; `otel.txt` is that of the image core (Dockerfile).
+compile pyproject.toml --override requirements/override.in --extra yolo --extra otel \
+    -o requirements/gpu.txt
 compile pyproject.toml --override requirements/override.in --extra yolo -o requirements/yolo.txt
 if grep -n '://' requirements/*.txt; then
     echo "A lock file names an address; see above." >&2

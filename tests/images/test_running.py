@@ -60,11 +60,11 @@ def test_everything_in_one_container(place: Place, record_property: Any) -> None
         add(running, "street", "street.mp4")
         recording_s = (clock.monotonic_us() - began_us) / SECOND_US
         until_sync(
-            lambda: running.metric("lamppost_frames_analysed_total") >= 5, 90, "frames analysed", 1
+            lambda: running.metric("lamppost_frames_analysed_total") >= 5, 240, "frames analysed", 1
         )
         if people:
             until_sync(
-                lambda: running.metric("lamppost_sightings_sent_total") > 0, 90, "a sighting", 1
+                lambda: running.metric("lamppost_sightings_sent_total") > 0, 240, "a sighting", 1
             )
         seen_s = (clock.monotonic_us() - began_us) / SECOND_US
         check = place.engine.attempt("healthcheck", "run", running.container.id)
@@ -99,7 +99,7 @@ def test_a_recorder_alone_hands_in_what_it_has(place: Place, record_property: An
         running.until_healthy("--ready")
         until_sync(
             lambda: running.metric("lamppost_recorded_seconds_total", 9100) > 0,
-            60,
+            240,
             "a segment is filed",
             1,
         )

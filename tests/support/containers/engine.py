@@ -239,9 +239,10 @@ class Container:
         self.id = identity
         self._engine = engine
 
-    def exec(self, *command: str, given: str = "") -> Done:
+    def exec(self, *command: str, given: str = "", timeout_s: float = 120) -> Done:
         """A command in it, as its user."""
-        return self._engine.attempt("exec", "-i", self.id, *command, given=given)
+        words = ("exec", "-i", self.id, *command)
+        return self._engine.attempt(*words, given=given, timeout_s=timeout_s)
 
     def logs(self) -> str:
         return self._engine.attempt("logs", self.id).output
