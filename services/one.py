@@ -7,9 +7,7 @@ line nor a database driver, which a recorder never needs (docs/architecture.md, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
@@ -24,6 +22,7 @@ from shared.platform import Platform, open_platform
 from shared.probes import Probes
 from shared.runtime import Service, Stop
 from shared.settings import Settings, load
+from shared.version import version as version
 
 if TYPE_CHECKING:
     from shared.internal_http import InternalServer
@@ -98,13 +97,6 @@ def on_signals(stop: Stop, harder: Callable[[], None]) -> Callable[[], None]:
             loop.remove_signal_handler(number)
 
     return undo
-
-
-def version() -> str:
-    """Of the installed distribution."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("lamppost")
-    return "0"
 
 
 async def run_one(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:

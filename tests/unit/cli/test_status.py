@@ -15,6 +15,8 @@ from services.api.status_models import StatusOut
 from services.cli import app, output, status
 from services.cli.remote import Remote
 from services.cli.status_view import lines
+from shared.clock import SimulatedClock
+from shared.errors import LamppostError
 
 AT = "2026-11-25T15:00:00.000+08:00"
 
@@ -202,6 +204,37 @@ def test_exit_statuses(
     else:
         assert told.out == ""
         assert told.err.startswith("lamppost: ")
+
+
+def test_a_watch_outlives_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAMPPOST_KEY", "lp_x_y")
+    answers = iter([made(), None, made(events={"dead_letters": 2})])
+
+    def reply(_: httpx2.Request) -> httpx2.Response:
+        found = next(answers)  # the end of them is the Ctrl-C
+        if found is None:
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200, json=found)
+
+    for as_json in (True, False):
+        answers = iter([made(), None, made(events={"dead_letters": 2})])
+        with Remote(httpx2.MockTransport(reply)) as remote, pytest.raises(StopIteration):
+            status._watch(remote, as_json, SimulatedClock())
+    told = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["well"] for line in told[:3]] == [True, False, False]
+    assert "Cannot reach" in json.loads(told[1])["error"]
+    verdicts = [line for line in told[3:] if line.startswith(("All", "Something", "Cannot"))]
+    assert [line.split()[0] for line in verdicts] == ["All", "Cannot", "Something"]
+
+
+def test_a_watch_ends_where_the_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMPPOST_KEY", "lp_x_y")
+    refused = httpx2.MockTransport(lambda _: httpx2.Response(401, json={"status": 401}))
+    with Remote(refused) as remote, pytest.raises(LamppostError) as caught:
+        status._watch(remote, True, SimulatedClock())
+    assert status.exit_code(caught.value.kind) == output.USAGE
 
 
 def test_without_a_key_it_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
