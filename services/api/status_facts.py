@@ -184,7 +184,7 @@ def _cameras(context: ApiContext, facts: Facts) -> CamerasOut:
                 camera_id=item.camera.id,
                 name=item.camera.name,
                 seconds=item.total_us / SECOND_US,
-                count=item.count,
+                count=item.number,
                 reason=item.reason,
                 since=times.text(item.start_us, zone),
                 until=times.maybe_text(item.end_us, zone),

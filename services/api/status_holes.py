@@ -41,7 +41,7 @@ class CameraHoles(NamedTuple):
 
     camera: CameraRow
     total_us: int
-    count: int
+    number: int
     reason: str
     start_us: int
     end_us: int | None
