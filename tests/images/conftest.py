@@ -58,7 +58,7 @@ def facts(engine: Engine) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def inside(engine: Engine) -> Iterator[Container]:
     """An idle container of the image, to look into."""
-    options = (*AS_KUBERNETES, "--network", "none", "--entrypoint", "sleep")
+    options = (*AS_KUBERNETES, "--no-healthcheck", "--network", "none", "--entrypoint", "sleep")
     with engine.container(IMAGE, "3600", options=options) as container:
         yield container
 

@@ -221,7 +221,8 @@ class Engine:
 
     def once(self, image: str, *command: str, options: Sequence[str] = ()) -> Done:
         """Run a container to its end."""
-        return self.attempt("run", "--rm", "--pull=never", *options, image, *command)
+        words = ("run", "--rm", "--pull=never", "--no-healthcheck")
+        return self.attempt(*words, *options, image, *command)
 
     def clean(self) -> None:
         """Every container, image and file of this storage."""
