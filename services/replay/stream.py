@@ -140,8 +140,8 @@ class Stream:
         if clip.codec is not self.clip.codec:
             self.end_all("reset", "scenario")
         self.clip = clip
-        # Not by seeking: time goes on between two looks at the clock, and the first picture, without
-        # which nothing before the next key picture can be decoded, would be the past.
+        # Not by seeking: time goes on between two looks at the clock, and the first picture would
+        # be the past, without which nothing before the next key picture can be decoded.
         self._origin = self._base = to_ticks(self._world.clock.monotonic_us()) - clip.sends[0]
         self._index = 0
 
