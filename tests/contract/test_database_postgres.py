@@ -541,9 +541,7 @@ async def test_what_a_swap_puts_in_place_is_a_partition_as_the_others(
 
 def a_row(table: sa.Table, number: int) -> dict[str, object]:
     """Any row of the day."""
-    values: dict[type, object] = {
-        str: str(number), int: number, float: 0.5, bool: True, bytes: b"x", date: DAY,
-    }  # fmt: skip
+    values = {str: str(number), int: number, float: 0.5, bool: True, bytes: b"x", date: DAY}
     return {column.name: values[column.type.python_type] for column in table.columns}
 
 
