@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 compose=${COMPOSE:-docker compose}
-services=${*:-"index retention detect relay api spool ingest spool2 ingest2"}
+services=${*:-"index retention detect api spool ingest spool2 ingest2"}
 
 # The new schema is one that the old version can live with.
 $compose run --rm -T --no-deps migrate

@@ -165,6 +165,7 @@ def test_profiles_hold_what_is_optional() -> None:
         "cameras": ["demo"],
         "demo": ["demo"],
         "detect-gpu": ["gpu"],
+        "relay": ["relay"],
         "prometheus": ["observability"],
         "grafana": ["observability"],
     }
@@ -207,8 +208,8 @@ def test_a_script_can_be_read(name: str) -> None:
 def test_rolling_takes_one_recorder_after_the_other() -> None:
     text = (ROOT / "compose" / "roll.sh").read_text("utf-8")
     [order] = re.findall(r'services=\$\{\*:-"([^"]+)"\}', text)
-    # Whoever looks on a GPU names that service.
-    assert set(order.split()) == LASTING - {"detect-gpu"}
+    # Whoever uses the others' profiles names them.
+    assert set(order.split()) == LASTING - {"detect-gpu", "relay"}
     assert order.split()[-2:] == ["spool2", "ingest2"]
 
 
