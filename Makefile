@@ -13,7 +13,7 @@ PROOFS = $(addprefix tests/pipeline/, test_exact_recording.py test_odd_beside.py
 	test_detect_program.py test_search_clips.py test_hold_race_postgres.py) \
 	tests/web
 
-.PHONY: help run test prove torture bench servers stack-test images alerts-test compose-test k8s-test chaos bench-stack lint docs lock clean
+.PHONY: help run test prove torture bench servers stack-test images alerts-test compose-test chart-test k8s-test chaos bench-stack lint docs lock clean
 
 help: ## This list
 	@echo "Lamppost. First time here: make run"
@@ -52,6 +52,10 @@ k8s-test: ## The chart on a real Kubernetes of one node and on pretended nodes (
 	@$(BOOTSTRAP) test
 	@CI=true $(PYTEST) -m k8s tests/k8s $(ARGS)
 
+chart-test: ## The Helm chart: every value set rendered, checked against schemas, judged (needs npm, Go; seconds)
+	@$(BOOTSTRAP) test
+	@exec $(PYTEST) -m "not images" tests/chart $(ARGS)
+
 alerts-test: ## Each alert fires and stays quiet (promtool); each query on a real Prometheus (minutes)
 	@$(BOOTSTRAP) test
 	@CI=true $(PYTEST) tests/monitoring $(ARGS)
@@ -79,9 +83,10 @@ lint: ## Format, lint and types
 	.venv/bin/ruff check services shared setup tests
 	.venv/bin/mypy services shared setup
 
-docs: ## Write docs/ref/ anew from the code
-	@$(BOOTSTRAP) run
+docs: ## Write docs/ref/ and the chart's tables anew from the code
+	@$(BOOTSTRAP) test
 	.venv/bin/python -m services.docs_ref
+	.venv/bin/python -m tests.chart.reference
 	.venv/bin/python -m services.dashboards
 
 lock: ## Write the lock files anew (ARGS=NAME upgrades one package)
