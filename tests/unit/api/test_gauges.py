@@ -48,13 +48,19 @@ def _samples(gauge: Gauge, *labels: str) -> dict[tuple[str, ...], float]:
 
 @contextlib.asynccontextmanager
 async def watched(folder: Path) -> AsyncIterator[tuple[Api, Gauges]]:
-    """An api with its gauges; what they set is gone afterwards."""
+    """An api with its gauges. They are the process's: what other tests set is gone before, and
+    what this one sets is gone afterwards."""
+    _clear()
     async with opened(folder) as api:
         try:
             yield api, Gauges(api.context)
         finally:
-            for gauge in (metrics.CAMERA_HOLE_SINCE, metrics.CAMERA_MISSING, metrics.CAMERAS):
-                gauge.clear()
+            _clear()
+
+
+def _clear() -> None:
+    for gauge in (metrics.CAMERA_HOLE_SINCE, metrics.CAMERA_MISSING, metrics.CAMERAS):
+        gauge.clear()
 
 
 async def test_a_hole_has_a_beginning_and_a_reason_and_an_end(tmp_path: Path) -> None:
