@@ -146,6 +146,6 @@ def test_commands_without_a_server(
 
 
 def test_a_state_folder_that_is_not_writable_is_told(place: Place) -> None:
-    options = [*place.options(LAMPPOST_STATE_DIR="/opt/lamppost/state"), "--network", "none"]
+    options = place.options(LAMPPOST_STATE_DIR="/opt/lamppost/state")
     done = place.engine.once(IMAGE, options=options)
     assert done.status != 0 and "lamppost:" in done.output and "Traceback" not in done.output
