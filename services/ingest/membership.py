@@ -32,7 +32,7 @@ MAX_CAMERAS = 20_000
 MAX_DRAIN = 1_000
 HAND_OVER_POLL_S = 0.25
 HEAR_S = 2.0
-"""So long the end waits to hear whether there are others."""
+"""So long the end waits to hear whether there are others, where the bus was not heard just now."""
 
 
 class Changes:
@@ -156,10 +156,12 @@ class Membership:
         if consumer is not None:
             await consumer.close()
 
-    async def hand_over(self, seconds: float) -> None:
+    async def hand_over(self, seconds: float, *, hear_s: float = HEAR_S) -> None:
         """Leave the group first, and record on until others say that they record each camera, for
         `seconds` at most. Ends at once where nobody is there to take over, or the bus is away."""
-        async with asyncio.timeout(HEAR_S):
+        # A bus that was there at the last look is only slow, as on a machine where everything is
+        # being updated: who does not wait for it leaves a hole of a whole session's time-out.
+        async with asyncio.timeout(max(hear_s, seconds / 2) if self._hears else hear_s):
             await self._peers.listen()
         if not self.recording or not self._peers.any_alive():
             return

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from services.ingest.media import StateChanged
+from services.ingest.peers import Peers
 from shared.bus import Message
 from shared.clock import SECOND_US, SimulatedClock
 from shared.domain import GapReason, RecordingState
 from shared.messages import RecorderStatus, StatusChanged, encode
+from shared.runtime import Stop
 from tests.support.fake_media import camera
 from tests.support.ingest_world import World, a_world
 from tests.support.wait import until
@@ -118,6 +120,43 @@ async def test_without_another_recorder_nobody_is_waited_for(
         await world.service.membership.run_once()
         await world.service.membership.hand_over(30.0)
         assert set(world.media.cameras) == {"a"}, "the end files it"
+
+
+class SlowPeers(Peers):
+    """The bus answers later than the end would wait for one that is away."""
+
+    async def listen(self, timeout_s: float = 0) -> None:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+        loop.call_later(0.05, answered.set_result, None)
+        await answered
+        await super().listen(timeout_s)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_bus_that_is_slow_is_waited_for_and_one_that_is_away_is_not(
+    tmp_path: Path, heard: bool
+) -> None:
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        membership = world.service.membership
+        await hear(world, alive(clock.now_us()))
+        await world.configure(camera("a"))
+        if heard:
+            following = asyncio.create_task(membership.run(stop := Stop()))
+            await until(lambda: membership.has_a_share)
+            stop.set()
+            await following
+        membership._peers = SlowPeers(world.platform.bus, clock, "recorder-1", status_interval_s=5)
+        leaving = asyncio.create_task(membership.hand_over(30.0, hear_s=0.01))
+        if not heard:
+            with pytest.raises(TimeoutError):
+                await leaving
+            return
+        await until(lambda: membership._consumer is None)
+        await hear(world, word("a", clock.now_us()))
+        await leaving
+        assert world.media.cameras == {}
 
 
 async def test_patience_ends_when_nobody_takes_over(tmp_path: Path) -> None:
