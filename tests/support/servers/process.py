@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,29 @@ def installing(name: str) -> Iterator[Path]:
     with (HOME / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield HOME / name
+
+
+def built_by_go(name: str, module: str, version: str, *, folder: str = "") -> Path:
+    """A program of the Go proxy, built at the first use; skips where there is no Go.
+
+    It lies under its version, so that another one is built and not taken for this."""
+    with installing(folder or name) as home:
+        program = home / f"{name}-{version}"
+        if program.exists():
+            return program
+        go = shutil.which("go")
+        if go is None:
+            missing(f"needs Go to build {name}")
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home) as built:
+            environment = {**os.environ, "GOBIN": built, "CGO_ENABLED": "0"}
+            try:
+                run([str(go), "install", f"{module}@{version}"], env=environment, cwd=built)
+            except AssertionError as error:
+                missing(f"{name} could not be built: {error}")
+            [made] = Path(built).iterdir()
+            made.rename(program)
+        return program
 
 
 def run(command: Sequence[str | Path], *, timeout_s: float = 600, **options: object) -> str:

@@ -16,9 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -28,11 +25,9 @@ from typing import Any
 
 from tests.support.servers.process import (
     ServerProcess,
+    built_by_go,
     free_ports,
-    installing,
     listens,
-    missing,
-    run,
 )
 
 VERSION = "v2.5.0"
@@ -41,22 +36,7 @@ MODULE = "github.com/Shopify/toxiproxy/v2/cmd/server"
 
 def install() -> Path:
     """The program, built at the first use; skips where there is no Go."""
-    with installing("toxiproxy") as folder:
-        program = folder / f"toxiproxy-{VERSION}"
-        if program.exists():
-            return program
-        go = shutil.which("go")
-        if go is None:
-            missing("needs Go to build toxiproxy")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as built:
-            environment = {**os.environ, "GOBIN": built, "CGO_ENABLED": "0"}
-            try:
-                run([str(go), "install", f"{MODULE}@{VERSION}"], env=environment, cwd=built)
-            except AssertionError as error:
-                missing(f"toxiproxy could not be built: {error}")
-            (Path(built) / "server").rename(program)
-        return program
+    return built_by_go("toxiproxy", MODULE, VERSION)
 
 
 @dataclass
