@@ -91,7 +91,7 @@ class Stack:
 
     def script(self, *arguments: str, timeout_s: float = 400, **env: str) -> str:
         """A script of the project that runs Compose."""
-        return self._to_end(["sh", *arguments], "", timeout_s, COMPOSE=str(self._program), **env)
+        return self._to_end([*arguments], "", timeout_s, COMPOSE=str(self._program), **env)
 
     def _to_end(self, command: list[str], given: str, timeout_s: float, **env: str) -> str:
         done = subprocess.run(
@@ -104,8 +104,9 @@ class Stack:
             timeout=timeout_s,
             check=False,
         )
+        said = " ".join([Path(command[0]).name, *command[1:]])
         assert done.returncode == 0, (
-            f"{' '.join(command[1:])}: exit {done.returncode}\n{done.stdout[-2000:]}\n"
+            f"{said}: exit {done.returncode}\n{done.stdout[-2000:]}\n"
             f"{done.stderr[-4000:]}\n{self.logs()}"
         )
         return done.stdout
