@@ -84,3 +84,13 @@ class LamppostError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.fix}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it stands: a process that fails tells another one, whose copy is made without
+        `__init__`, because no two classes of errors take the same."""
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[LamppostError], args: tuple[Any, ...]) -> LamppostError:
+    """An error without its fields, which follow as its state."""
+    return kind.__new__(kind, *args)
