@@ -18,7 +18,8 @@ def open_detector(settings: Settings) -> Detector:
     """The detector of these settings; takes a second or more.
 
     NOT_FOUND: no such model. CORRUPT: it has not the hash it must have. INVALID: it is no model
-    for detection. NOT_BUILT: the adapter's libraries are not installed.
+    for detection, or `device` names none. NOT_BUILT: the adapter's libraries are not installed.
+    UNAVAILABLE: the device is not there.
     """
     detect = settings.detect
     if detect.adapter == "yolo":

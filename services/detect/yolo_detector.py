@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,12 @@ INSTALL = (
     "-r requirements/yolo.txt` (gigabytes), or set detect.adapter to auto."
 )
 
+GIVE_A_GPU = (
+    "See whether nvidia-smi lists it here. A container needs NVIDIA's runtime and the GPU given to "
+    "it (Docker: --gpus all; Kubernetes: a limit on nvidia.com/gpu). Without one set detect.device "
+    "to auto or cpu."
+)
+
 
 def load(home: Path) -> Any:
     """The library, offline and silent; it keeps its settings in `home`. NOT_BUILT without it."""
@@ -53,7 +60,8 @@ class YoloDetector:
     """See the port; belongs to one thread."""
 
     def __init__(self, path: Path, sha256: str, settings: Detect, home: Path) -> None:
-        """CORRUPT when the file has another hash; INVALID when it holds no weights."""
+        """CORRUPT when the file has another hash; INVALID when it holds no weights or the device
+        is none; UNAVAILABLE, or NOT_BUILT, when the device is not there."""
         if path.suffix != SUFFIX:
             raise LamppostError(
                 Kind.INVALID,
@@ -137,9 +145,35 @@ class YoloDetector:
 
 
 def _device(torch: Any, asked: str) -> str:
-    if asked != "auto":
+    """`cpu` or `cuda:N`, which is there. Torch itself would find out with each picture anew."""
+    if asked == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if asked == "cpu":
         return asked
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+    named = re.fullmatch(r"cuda|(?:cuda:)?(\d{1,2})", asked)
+    if named is None:
+        raise LamppostError(
+            Kind.INVALID, f"detect.device is {asked!r}.", fix="Write auto, cpu, cuda or cuda:0."
+        )
+    _check_cuda(torch, asked, number := int(named[1] or 0))
+    return f"cuda:{number}"
+
+
+def _check_cuda(torch: Any, asked: str, number: int) -> None:
+    """NOT_BUILT when torch knows no GPUs, UNAVAILABLE when it sees none of this number."""
+    if torch.version.cuda is None:
+        raise LamppostError(
+            Kind.NOT_BUILT,
+            f"detect.device is {asked}, and torch {torch.__version__} was built without CUDA.",
+            fix="Use the image detect-gpu, or set detect.device to auto or cpu.",
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number < count:
+        return
+    seen = f"GPUs 0 to {count - 1}" if count > 1 else "GPU 0 alone" if count else "no GPU"
+    raise LamppostError(
+        Kind.UNAVAILABLE, f"detect.device is {asked}, and torch sees {seen}.", fix=GIVE_A_GPU
+    )
 
 
 def _weights(ultralytics: Any, name: str, data: bytes) -> Any:
