@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from services.check import check
 from shared import fmp4, messages
+from shared.bus import Bus, Record
 from shared.db import rows, tables
 from shared.domain import Fragment
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentEvent, StatusEvent
@@ -22,6 +23,7 @@ from shared.settings import Settings
 from tests.support.wait import until
 
 LOSS_LIMIT_S = 2.0
+READ_WITHIN_S = 300.0
 SAME_PICTURE_US = 20_000_000
 """A clip repeats after two minutes: a picture stored within this of its sending is that one."""
 
@@ -218,21 +220,18 @@ async def events(platform: Platform) -> list[str]:
         ).scalar_one()
     told: dict[str, dict[str, int]] = {"segment": defaultdict(int), "gap": defaultdict(int)}
     seen: set[bytes] = set()
-    consumer = await platform.bus.consumer([SEGMENTS.name, CAMERA_STATUS.name], start="earliest")
-    while batch := await consumer.poll(1_000, 0.5):
-        for record in batch:
-            event_id = dict(record.headers)["ce_id"]
-            if event_id in seen:
-                continue
-            seen.add(event_id)
-            if record.topic == SEGMENTS.name:
-                event = messages.decode(record.value, SegmentEvent)
-                told["segment"][event.segment_id] += 1
-            else:
-                status = messages.decode(record.value, StatusEvent)
-                if isinstance(status, GapRecorded):
-                    told["gap"][status.gap_id] += 1
-    await consumer.close()
+    for record in await read_whole(platform.bus, [SEGMENTS.name, CAMERA_STATUS.name]):
+        event_id = dict(record.headers)["ce_id"]
+        if event_id in seen:
+            continue
+        seen.add(event_id)
+        if record.topic == SEGMENTS.name:
+            event = messages.decode(record.value, SegmentEvent)
+            told["segment"][event.segment_id] += 1
+        else:
+            status = messages.decode(record.value, StatusEvent)
+            if isinstance(status, GapRecorded):
+                told["gap"][status.gap_id] += 1
     wrong = []
     if waiting:
         wrong.append(f"{waiting} events still wait in the outbox")
@@ -244,3 +243,28 @@ async def events(platform: Platform) -> list[str]:
         if double:
             wrong.append(f"{len(double)} {kind} events were doubled")
     return wrong
+
+
+async def read_whole(
+    bus: Bus, topics: Sequence[str], timeout_s: float = READ_WITHIN_S
+) -> list[Record]:
+    """Everything up to the ends that the logs have now, however often a look finds nothing yet.
+    AssertionError when that takes too long."""
+    last = await bus.consumer(topics, start="latest")
+    try:
+        ends = last.positions
+    finally:
+        await last.close()
+    reader = await bus.consumer(topics, start="earliest")
+    found: list[Record] = []
+
+    async def whole() -> bool:
+        found.extend(await reader.poll(1_000, 0.5))
+        here = reader.positions
+        return all(here.get(place, 0) >= end for place, end in ends.items())
+
+    try:
+        await until(whole, timeout_s, f"{', '.join(topics)} read to the end", every_s=0)
+    finally:
+        await reader.close()
+    return found
