@@ -67,6 +67,8 @@ class Membership:
     ) -> None:
         self.recording: dict[str, Camera] = {}
         self.refused: dict[str, Camera] = {}
+        self._epochs: dict[str, int] = {}
+        """The epoch that each camera of `recording` is recorded under."""
         self._bus = bus
         self._clock = clock
         self._media = media
@@ -172,7 +174,7 @@ class Membership:
         while self.recording and self._clock.monotonic_us() < until_us:
             await self._peers.listen(HAND_OVER_POLL_S)
             for camera_id in list(self.recording):
-                if self._peers.has_taken(camera_id, since_us):
+                if self._has_taken(camera_id, since_us):
                     self._remove(camera_id, GapReason.MOVED)
         await self._remember()
         if self.recording:
@@ -249,14 +251,19 @@ class Membership:
             for name in moving
         }
         return (
-            {name for name in moving if self._peers.has_taken(name, since_us[name])},
+            {name for name in moving if self._has_taken(name, since_us[name])},
             {name for name in moving if self._peers.turned_away(name, since_us[name])},
         )
+
+    def _has_taken(self, camera_id: str, since_us: int) -> bool:
+        return self._peers.has_taken(camera_id, since_us, self._epochs[camera_id])
 
     async def _add(self, cameras: Sequence[Camera]) -> None:
         """Record them: a camera that is new here under a new epoch, its account taken up."""
         fresh = [camera for camera in cameras if camera.id not in self.recording]
         epoch = await self._takeover.begin(fresh) if fresh else 0
+        for camera in fresh:
+            self._epochs[camera.id] = epoch
         for camera in cameras:
             self._media.add(camera, None if camera.id in self.recording else epoch)
             self.recording[camera.id] = camera
@@ -265,7 +272,7 @@ class Membership:
     def _remove(self, camera_id: str, reason: GapReason) -> None:
         self._log.info("camera let go", camera=camera_id, reason=reason.value)
         self._media.remove(camera_id, reason)
-        del self.recording[camera_id]
+        del self.recording[camera_id], self._epochs[camera_id]
         self._changes.removed(camera_id)
 
     async def _refuse(self, refused: Sequence[Camera]) -> None:

@@ -102,10 +102,15 @@ class Peers:
         word = self._cameras.get(camera_id)
         return None if word is None else word.said
 
-    def has_taken(self, camera_id: str, since_us: int) -> bool:
-        """Whether another says since then (monotonic) that it records the camera, or need not."""
+    def has_taken(self, camera_id: str, since_us: int, epoch: int) -> bool:
+        """Whether another says since then (monotonic) that it records the camera, or need not.
+
+        What it said of its time before this recorder's, which has `epoch`, is old news however late
+        the bus brings it: it may have waited there through an outage."""
         word = self._cameras.get(camera_id)
-        return word is not None and word.heard_us >= since_us and word.said.state in DONE
+        if word is None or word.heard_us < since_us or word.said.state not in DONE:
+            return False
+        return min(word.said.epoch, MAX_EPOCH) >= epoch
 
     def turned_away(self, camera_id: str, since_us: int) -> bool:
         """Whether the new owner says since then that it has no room for the camera."""

@@ -59,11 +59,12 @@ class Takeover:
         return self._epoch
 
     def _raise(self, heard: int) -> None:
-        if not self._used and heard < self._epoch:
-            self._used = True  # The process's own epoch is fresh.
-            return
+        # Of this moment even where nothing can be heard: whoever recorded them lets a camera go by
+        # a word whose epoch is not older than its own, and this recorder may have started earlier.
+        wanted = max(self._clock.now_us(), heard + 1, self._epoch + self._used)
         self._used = True
-        wanted = max(self._clock.now_us(), heard + 1, self._epoch + 1)
+        if wanted == self._epoch:
+            return
         try:
             self._epoch = self._spool.next_epoch(wanted)
         except OSError as error:

@@ -18,6 +18,9 @@ from tests.support.fake_media import camera
 from tests.support.ingest_world import World, a_world
 from tests.support.wait import until
 
+LATER = 1 << 52
+"""An epoch that is newer than any of these recorders'."""
+
 
 async def hear(world: World, *events: StatusChanged | RecorderStatus) -> None:
     """Something that another recorder said."""
@@ -154,9 +157,44 @@ async def test_a_bus_that_is_slow_is_waited_for_and_one_that_is_away_is_not(
                 await leaving
             return
         await until(lambda: membership._consumer is None)
-        await hear(world, word("a", clock.now_us()))
+        await hear(world, word("a", clock.now_us(), epoch=LATER))
         await leaving
         assert world.media.cameras == {}
+
+
+async def test_a_word_that_waited_for_the_bus_takes_no_camera(tmp_path: Path) -> None:
+    """Said by who had the camera before this recorder, heard while it is handed over: only the
+    new owner's own word, under an epoch that is not older, lets it go."""
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        membership = world.service.membership
+        await hear(world, alive(clock.now_us()), word("a", clock.now_us(), epoch=5))
+        await world.configure(camera("a"), camera("b"))
+        await membership.run_once()
+        mine = world.media.epochs["a"]
+        leaving = asyncio.create_task(membership.hand_over(30.0))
+        await until(lambda: membership._consumer is None)
+        await hear(
+            world,
+            word("a", clock.now_us(), epoch=5),
+            word("b", clock.now_us(), epoch=mine),
+        )
+        await until(lambda: "b" not in world.media.cameras)
+        assert set(world.media.cameras) == {"a"}
+        await hear(world, word("a", clock.now_us(), epoch=mine + 1))
+        await leaving
+        assert world.media.cameras == {}
+
+
+async def test_who_hears_nobody_takes_an_epoch_of_the_moment(tmp_path: Path) -> None:
+    """A recorder that waited for long before its first camera: whoever has it began later."""
+    clock = SimulatedClock()
+    async with a_world(tmp_path, clock) as world:
+        started = world.media.epoch
+        await clock.advance(60)
+        await world.configure(camera("a"))
+        await world.service.membership.run_once()
+        assert world.media.epochs["a"] == clock.now_us() > started
 
 
 async def test_patience_ends_when_nobody_takes_over(tmp_path: Path) -> None:
