@@ -89,6 +89,7 @@ class City:
         self.services: dict[str, Service] = {}
         self.targets: list[str] = []
         """Where each process has its metrics."""
+        self._probes: dict[str, int] = {}
         self._monitors = iter(free_ports(MOST_PROCESSES))
         self.recorders: list[str] = []
         self.key = ""
@@ -113,6 +114,7 @@ class City:
     def _add(self, name: str, command: tuple[str, ...], more: Mapping[str, str] = {}) -> None:
         port = next(self._monitors)
         self.targets.append(f"127.0.0.1:{port}")
+        self._probes[name] = port
         env = {
             **self.base,
             "LAMPPOST_STATE_DIR": str(self.folder / "rest"),
@@ -233,6 +235,23 @@ class City:
             )
 
         until_sync(all_recording, timeout_s, "every camera is recorded", every_s=0.25)
+
+    def restart(self, name: str) -> None:
+        """End a recorder and its archive, and start them again, as an update does: who updates
+        goes on to the next one only when this one says that it is ready."""
+        for part in (name, f"{name}-spool"):
+            self.services[part].stop()
+            self.services[part].start()
+        self.wait_ready(name)
+
+    def wait_ready(self, *names: str) -> None:
+        """Until each of these services says so on its probe port."""
+        until_sync(
+            lambda: all(self.ready(self._probes[name]) for name in names),
+            READY_WITHIN_S,
+            f"ready: {', '.join(names)}",
+            every_s=0.25,
+        )
 
     def running(self) -> dict[str, int]:
         """Name and process id of what runs now."""
