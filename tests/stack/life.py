@@ -6,15 +6,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
-from shared import intervals
-from shared.clock import SECOND_US
 from shared.db import tables
 from shared.db.postgres import open_database
 from tests.bench import watching
+from tests.stack.books import Books
 from tests.stack.city import CLOCK, City
 from tests.stack.footage import walking_block
 from tests.stack.servers import Servers
@@ -26,6 +24,8 @@ CAMERAS = [f"cam-{number:02d}" for number in range(1, 16)]
 WATCHED = CAMERAS[:3]
 """Cameras whose frames are sampled twice a second; the others once a key frame."""
 DRAINED_WITHIN_S = 60.0
+FILED_WITHIN_S = 120.0
+"""Segments are closed every ten seconds."""
 
 
 class Life:
@@ -85,36 +85,35 @@ def end(life: Life, within_s: float = DRAINED_WITHIN_S) -> None:
 
 
 def gaps(life: Life, since_us: int) -> dict[str, float]:
-    """Seconds since then that no recorder has, by the reason given, over all cameras. A gap that
-    one recorder filed while another recorded is none: the ledger counts each second once."""
+    """Seconds from then to now that no recorder has, by the reason given, over all cameras. A gap
+    that one recorder filed while another recorded is none: the ledger counts each second once.
+    So it waits until all of now is filed, which a segment is once it is closed."""
+    now_us = CLOCK.now_us()
+    left = list(CAMERAS)
 
-    async def read() -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
-        database = open_database(life.city.settings, CLOCK)
-        gap, segment = tables.gap.c, tables.segment.c
-        try:
-            async with database.read() as connection:
-                missing = await connection.execute(
-                    sa.select(gap.camera_id, gap.start_us, gap.end_us, gap.reason).where(
-                        gap.end_us > since_us
-                    )
-                )
-                there = await connection.execute(
-                    sa.select(segment.camera_id, segment.start_us, segment.end_us).where(
-                        segment.end_us > since_us
-                    )
-                )
-                return list(missing.all()), list(there.all())
-        finally:
-            await database.close()
+    def filed() -> bool:
+        left[:] = asyncio.run(_books(life.city, since_us)).unfiled(CAMERAS, since_us, now_us)
+        return not left
 
-    missing, there = asyncio.run(read())
-    recorded: dict[str, list[intervals.Interval]] = {}
-    for camera, start_us, end_us in there:
-        recorded.setdefault(camera, []).append((start_us, end_us))
-    found: dict[str, float] = {}
-    for camera, start_us, end_us, reason in missing:
-        span = (max(start_us, since_us), end_us)
-        seconds = intervals.total(intervals.subtract([span], recorded.get(camera, [])))
-        if seconds:
-            found[reason] = found.get(reason, 0.0) + seconds / SECOND_US
-    return found
+    try:
+        until_sync(filed, FILED_WITHIN_S, "every camera is filed", every_s=1.0)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; left are {', '.join(left)}") from None
+    # What a recorder had before it lost a camera may wait on its volume still.
+    until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
+    return asyncio.run(_books(life.city, since_us)).lost(since_us, now_us)
+
+
+async def _books(city: City, since_us: int) -> Books:
+    """Rows that end after then."""
+    gap, segment = tables.gap.c, tables.segment.c
+    recorded = sa.select(segment.camera_id, segment.start_us, segment.end_us)
+    named = sa.select(gap.camera_id, gap.start_us, gap.end_us, gap.reason)
+    database = open_database(city.settings, CLOCK)
+    try:
+        async with database.read() as connection:
+            there = await connection.execute(recorded.where(segment.end_us > since_us))
+            missing = await connection.execute(named.where(gap.end_us > since_us))
+            return Books([tuple(row) for row in there], [tuple(row) for row in missing])
+    finally:
+        await database.close()
