@@ -74,10 +74,17 @@ class Release:
 
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """Of one workload, or of all; those on their way out, and those done, left out."""
+        return [pod for pod in self._every_pod(component) if _stays(pod)]
+
+    def _every_pod(self, component: str) -> list[dict[str, Any]]:
         wanted = f"app.kubernetes.io/instance={RELEASE}"
         wanted += f",app.kubernetes.io/component={component}" if component else ""
-        found = self.node.items("pods", "--namespace", NAMESPACE, "--selector", wanted)
-        return [pod for pod in found if _stays(pod)]
+        return self.node.items("pods", "--namespace", NAMESPACE, "--selector", wanted)
+
+    def gone(self, component: str = "") -> bool:
+        """No pod is left that could still write: none runs, none is on its way out."""
+        done = ("Succeeded", "Failed")
+        return all(pod["status"]["phase"] in done for pod in self._every_pod(component))
 
     def inside(self, component: str, *command: str, given: str | None = None) -> str:
         """A command in the first pod of a workload."""

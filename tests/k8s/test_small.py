@@ -10,6 +10,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import av
@@ -35,6 +36,7 @@ LOST_S = 2.0
 """Of a camera, by a change of version."""
 TAKEN_OVER_WITHIN_S = 15.0
 DRAINED_WITHIN_S = 90.0
+ENDED_WITHIN_S = 120.0
 
 
 class Life:
@@ -200,12 +202,16 @@ def test_in_the_end_nothing_is_missing_or_double(life: Life, record_property: No
     """The release removed; the cameras' own logs against rows, objects, events; `check`."""
     life.mark(CLOCK.now_us())
     life.release.kubectl("scale", "statefulset", "--all", "--replicas=0")
+    # A recorder that is ending closes its segments and hands them in: only then is a look the last.
+    ended = partial(life.release.gone, "recorder")
+    until_sync(ended, ENDED_WITHIN_S, "every recorder has ended", every_s=1)
     until_sync(life.drained, DRAINED_WITHIN_S, "the backlog is drained", every_s=1)
     life.release.helm("uninstall", RELEASE, "--wait")
     kinds = "services,deployments,statefulsets,jobs,networkpolicies,poddisruptionbudgets"
     left = life.node.items(kinds, "--namespace", NAMESPACE)
     assert left == [], [f"{one['kind']} {one['metadata']['name']}" for one in left]
-    assert life.release.pods() == []
+    # Helm does not wait for pods: one that is ending may still hand in what it has.
+    until_sync(life.release.gone, ENDED_WITHIN_S, "every pod has ended", every_s=1)
     settings, sent = life.servers.settings, life.servers.folder / "sent"
     verdict = asyncio.run(judge(settings, sent, CAMERAS, life.marks, RATE_FPS))
     worst = max((loss.seconds for loss in verdict.losses), default=0.0)
