@@ -16,10 +16,12 @@ from services.archive import filing, queries
 from services.archive.filing import Accepted, Span
 from shared import outbox, retention
 from shared.blobs import HELD, STANDARD
+from shared.clock import HOUR_US
 from shared.db import holds as stored_holds
 from shared.db import policies
 from shared.db.partitions import days_near
 from shared.domain import Gap, Hold, Segment
+from shared.errors import Kind, LamppostError
 from shared.messages import CAMERA_STATUS, SEGMENTS, GapRecorded, SegmentArchived
 from shared.platform import Platform
 from shared.retention import Policy, Protection
@@ -27,6 +29,8 @@ from shared.settings import Settings
 from shared.spool import Filed
 
 SERVICE = "archive"
+FRESH_US = HOUR_US // 2
+"""So young an object is nobody's to remove without a row: half of what reconcile.py waits for."""
 
 
 class Outcome(NamedTuple):
@@ -38,6 +42,8 @@ class Outcome(NamedTuple):
     gap: Gap | None = None
     aside: str = ""
     """The reason to set the files aside; empty: they are archived and removed."""
+    stored_at_us: int = 0
+    """When the store got the bytes of what is accepted."""
 
 
 class Committer:
@@ -73,6 +79,7 @@ class Committer:
         if not accepted:
             return
         now_us = self._platform.clock.now_us()
+        await self._look_again(list(segments.values()), now_us)
         holds = await holds_of(connection, [one.segment for one in accepted])
         await self._retag(list(segments.values()), holds, now_us)
         spans = [_span(one.segment) for one in accepted]
@@ -91,6 +98,20 @@ class Committer:
             ],
             at_us=now_us,
         )  # fmt: skip
+
+    async def _look_again(self, stored: Sequence[Outcome], now_us: int) -> None:
+        """UNAVAILABLE where bytes that lay there without a row for long are gone by now: another
+        archive removed them, under the lock that is ours now, as past their expiry or set aside
+        (invariants 1 and 2). What was put just now it leaves alone, and is asked nothing of."""
+        for one in stored:
+            if one.accepted is None or now_us - one.stored_at_us < FRESH_US:
+                continue
+            if await self._platform.blobs.stat(one.accepted.key) is None:
+                raise LamppostError(
+                    Kind.UNAVAILABLE,
+                    f"The bytes of {one.accepted.key} were removed before their row was written.",
+                    fix="It is tried again: what the spool has is stored anew.",
+                )
 
     async def _retag(self, stored: Sequence[Outcome], holds: Sequence[Hold], now_us: int) -> None:
         """A hold placed or ended since the put: no hold can come between this and the commit,

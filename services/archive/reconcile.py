@@ -15,13 +15,18 @@ An object is left alone for its first hour, and while a spool has its video. Els
 
 While the time is doubted, nothing is adopted or removed; while the breaker is open only what was
 purged before is removed: after a restore, holds may have to be placed again. Of several archives
-the one with the lease walks: the bucket is one, and a removal should be audited once.
+the one with the lease walks: the bucket is one, and a removal should be audited once. One that
+stood still while the lease passed on goes on beside the next, and each files what recorders left:
+so both look again under the camera's lock, which is held until the bytes are gone (`_remove`), or
+until the row stands that found them there (commit.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.archive import filing, leftovers, queries, rebuild
 from services.archive.commit import Committer, Outcome
@@ -51,6 +56,7 @@ LEASE_S = 4_500.0
 _ANY_AGE = 1_000_000
 """Days: it was stored in time once, so being late is no reason to refuse it now."""
 ACTOR = audit.Actor("archive", "archive")
+GONE = "another removed them"
 
 
 class Found(NamedTuple):
@@ -175,7 +181,7 @@ class Reconciler:
         if await self._platform.blobs.stat(_segment_key(found.key)) is not None:
             self._leave(found.key, "boxes of a recording without a row")
         else:
-            await self._remove(found, place, "boxes without their recording")
+            await self._remove(found, place, "boxes without their recording", alone=True)
 
     async def _in_hand(self, name: str) -> bool:
         return await asyncio.to_thread(leftovers.waits_in_spool, self._root, name)
@@ -225,39 +231,80 @@ class Reconciler:
         segment = decided.segment
         name = item_name(segment.camera_id, segment.start_us, segment.id)
         nowhere = Filed(name, self._root, None, self._root / f"{name}.json")
-        outcome = Outcome(nowhere, accepted=decided, tagged_held=decided.held)
+        outcome = Outcome(
+            nowhere,
+            accepted=decided,
+            tagged_held=decided.held,
+            stored_at_us=found.stored_at_us,
+        )
         await self._committer.commit([outcome])
 
-    async def _remove(self, found: BlobInfo, place: Place, why: str, *, sure: bool = False) -> None:
-        """Audit, then delete. The camera's lock orders it after every commit and hold before it;
-        no later one can make what is over readable again. `sure`: no hold matters either."""
+    async def _remove(
+        self, found: BlobInfo, place: Place, why: str, *, sure: bool = False, alone: bool = False
+    ) -> None:
+        """Audit, then delete, each under the camera's lock and each after a look of its own: no
+        commit or hold comes between the second look and the end of the bytes. `sure`: no hold
+        matters; `alone`: only without the recording beside it."""
         async with self._platform.database.write([place.camera_id]) as connection:
-            if await queries.known_keys(connection, [_segment_key(found.key)]):
+            if await self._kept(connection, found, place, sure=sure, alone=alone):
                 return
-            if not sure and await queries.deletion_stopped(connection):
-                self._leave(found.key, "the breaker has stopped deletion")
+            await self._audit(connection, found, place, "orphan.remove", why)
+        async with self._platform.database.write([place.camera_id]) as connection:
+            kept = await self._kept(connection, found, place, sure=sure, alone=alone)
+            if kept == GONE:
                 return
-            now_us = self._platform.clock.now_us()
-            policy = await self._committer.policy(connection)
-            holds = await stored_holds.load(connection, cameras=[place.camera_id])
-            facts = _facts(place, policy)
-            if not sure and retention.protection(facts, holds, now_us)[0] is not Protection.NONE:
-                self._leave(found.key, "a hold covers it")
-                return
-            entry = audit.Entry(
-                at_us=now_us,
-                actor=ACTOR,
-                action="orphan.remove",
-                resource=found.key,
-                camera_ids=(place.camera_id,),
-                start_us=place.start_us,
-                reason=why,
-                detail={"size_bytes": found.size_bytes, "sha256": found.sha256},
-            )
-            await audit.append(connection, entry)
-        await self._platform.blobs.delete([found.key])
+            if kept:
+                await self._audit(connection, found, place, "orphan.keep", kept)
+            else:
+                await self._platform.blobs.delete([found.key])
+        if kept:
+            self._log.warning("bytes without a row stay after all", key=found.key, cause=kept)
+            return
         metrics.ORPHANS.labels("removed").inc()
         self._log.warning("bytes without a row are removed", key=found.key, cause=why)
+
+    async def _kept(
+        self, connection: AsyncConnection, found: BlobInfo, place: Place, *, sure: bool, alone: bool
+    ) -> str:
+        """Why the bytes are not to be removed, as things stand under the lock; empty: they are."""
+        if await queries.known_keys(connection, [_segment_key(found.key)]):
+            return "they have a row"
+        if await self._platform.blobs.stat(found.key) is None:
+            return GONE
+        if alone and await self._platform.blobs.stat(_segment_key(found.key)) is not None:
+            return "their recording is there"
+        if await self._in_hand(item_name(place.camera_id, place.start_us, place.segment_id)):
+            return "a spool has their video"
+        if sure:
+            return ""
+        kept = ""
+        if await queries.deletion_stopped(connection):
+            kept = "the breaker has stopped deletion"
+        else:
+            policy = await self._committer.policy(connection)
+            holds = await stored_holds.load(connection, cameras=[place.camera_id])
+            now_us = self._platform.clock.now_us()
+            facts = _facts(place, policy)
+            if retention.protection(facts, holds, now_us)[0] is not Protection.NONE:
+                kept = "a hold covers it"
+        if kept:
+            self._leave(found.key, kept)
+        return kept
+
+    async def _audit(
+        self, connection: AsyncConnection, found: BlobInfo, place: Place, action: str, why: str
+    ) -> None:
+        entry = audit.Entry(
+            at_us=self._platform.clock.now_us(),
+            actor=ACTOR,
+            action=action,
+            resource=found.key,
+            camera_ids=(place.camera_id,),
+            start_us=place.start_us,
+            reason=why,
+            detail={"size_bytes": found.size_bytes, "sha256": found.sha256},
+        )
+        await audit.append(connection, entry)
 
     # What stays
 

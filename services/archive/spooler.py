@@ -162,7 +162,12 @@ class SpoolArchiver:
                 size_bytes=segment.size_bytes,
                 tags=HELD if decided.held else STANDARD,
             )
-        return Outcome(item, accepted=decided, tagged_held=info.tags == HELD)
+        return Outcome(
+            item,
+            accepted=decided,
+            tagged_held=info.tags == HELD,
+            stored_at_us=info.stored_at_us,
+        )
 
     def _late(self, item: Filed, refused: Refused, doubted: doubt.Doubt) -> Outcome | None:
         if doubted:
