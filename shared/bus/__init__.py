@@ -114,7 +114,12 @@ class Bus(Protocol):
         ...
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions the topic has."""
+        """How many partitions the topic has; said from memory."""
+        ...
+
+    async def reach(self) -> None:
+        """Ask whether the bus can be used now; UNAVAILABLE when not, within two seconds. An answer
+        may be a second old, so that probes may ask as often as they like."""
         ...
 
     async def trim(self, now_us: int) -> int:

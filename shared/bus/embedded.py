@@ -145,6 +145,10 @@ class EmbeddedBus:
         find(topic)
         return self.partition_count
 
+    async def reach(self) -> None:
+        self._check_open()
+        await self._durable.version()
+
     async def trim(self, now_us: int) -> int:
         self._check_open()
         dropped = 0

@@ -16,10 +16,11 @@ from shared.bus import Bus, Consumer, Message, Partition, Start, kafka_topics, k
 from shared.bus.embedded import MAX_PUBLISH, check, find
 from shared.bus.kafka_consumer import KafkaConsumer
 from shared.bus.kafka_producer import DurableProducer, PassingProducer
+from shared.bus.kafka_reach import Reach
 from shared.bus.kafka_wire import Wire, away
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
-from shared.messages import ALL_TOPICS
+from shared.messages import ALL_TOPICS, CAMERAS
 from shared.runtime import Backoff
 from shared.settings import Settings
 
@@ -37,6 +38,7 @@ class KafkaBus:
         self._partition_count = settings.stores.bus_partitions
         self._durable = DurableProducer(wire, clock, self._partition_count, self._why)
         self._passing = PassingProducer(wire, clock, self._partition_count)
+        self._reach = Reach(wire, clock, CAMERAS.name)
         self._consumers: set[KafkaConsumer] = set()
         self._ready = False
         self._refused: LamppostError | None = None
@@ -119,6 +121,14 @@ class KafkaBus:
         find(topic)
         return self._partition_count
 
+    async def reach(self) -> None:
+        self._check_open()
+        if self._refused is not None:
+            raise self._refused
+        if not self._ready:
+            raise away(self._cause or "its topics are looked for")
+        await self._reach.ask()
+
     async def trim(self, now_us: int) -> int:
         """Kafka drops and compacts by itself, by its own clock: always 0."""
         self._check_open()
@@ -130,14 +140,14 @@ class KafkaBus:
         self._closed = True
         await self._stop_opening()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
-        await asyncio.gather(self._durable.close(), self._passing.close())
+        await asyncio.gather(self._durable.close(), self._passing.close(), self._reach.close())
 
     async def abandon(self) -> None:
         """Let go of the brokers without leaving any group, as a killed process does."""
         self._closed = True
         await self._stop_opening()
         await asyncio.gather(*(consumer.drop() for consumer in self._consumers))
-        await asyncio.gather(self._durable.drop(), self._passing.drop())
+        await asyncio.gather(self._durable.drop(), self._passing.drop(), self._reach.close())
 
     async def _stop_opening(self) -> None:
         if self._opening is not None:

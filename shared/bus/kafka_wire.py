@@ -131,13 +131,15 @@ def _password(settings: Settings, kafka: Kafka) -> str:
         ) from error
 
 
+def words(error: BaseException) -> str:
+    """What the library raised, in a few words."""
+    detail = str(error).strip().removesuffix(".")
+    return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+
+
 def away(error: BaseException | str) -> LamppostError:
     """UNAVAILABLE, for what the library raised."""
-    if isinstance(error, str):
-        text = error
-    else:
-        detail = str(error).strip().removesuffix(".")
-        text = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+    text = error if isinstance(error, str) else words(error)
     return LamppostError(Kind.UNAVAILABLE, f"The Kafka bus cannot be used now: {text}.")
 
 

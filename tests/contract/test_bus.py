@@ -202,6 +202,11 @@ class BusLogContract:
         await bus.publish([Message("cameras", "a", b"a3")])
         assert values(await drain(reader)) == ["a3"]
 
+    async def test_a_bus_that_is_there_is_reached_whoever_asks(self, harness: Harness) -> None:
+        bus = await harness.open()
+        await asyncio.gather(*(bus.reach() for _ in range(20)))
+        await bus.reach()
+
     # Closing
 
     async def test_after_close_every_call_raises_closed(self, harness: Harness) -> None:
@@ -213,6 +218,7 @@ class BusLogContract:
             bus.publish(status("a", "1")),
             bus.consumer(["sightings"]),
             bus.partitions("sightings"),
+            bus.reach(),
             bus.trim(0),
             consumer.poll(),
             consumer.commit([]),

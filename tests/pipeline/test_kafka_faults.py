@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import gc
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from shared.bus.kafka_lanes import size_of
 from shared.bus.kafka_producer import FRAMES_BYTES, PUBLISH_S
 from shared.clock import SECOND_US, SystemClock
 from shared.errors import Kind, LamppostError
+from shared.probes import OK, asked
 from tests.support.bus_harness import PARTITIONS, KafkaHarness, drain, settled, values
 from tests.support.servers.kafka import Kafka
 from tests.support.wait import until
@@ -26,12 +27,6 @@ pytestmark = pytest.mark.servers
 KEYS = [f"cam-{n}" for n in range(8)]
 clock = SystemClock()
 ENDED = (Kind.CLOSED, Kind.UNAVAILABLE)
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    with Kafka(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
 
 
 @pytest.fixture
@@ -215,6 +210,32 @@ async def test_a_broker_that_answers_nothing_is_away(broker: Kafka, harness: Kaf
     finally:
         broker.process.resume()
     await publish_all(bus, 1)
+
+
+async def test_readiness_follows_a_broker_that_hangs_ends_and_returns(
+    broker: Kafka, harness: KafkaHarness
+) -> None:
+    bus = await harness.open()
+
+    async def reached() -> bool:
+        return await asked({"bus": bus.reach}) == {"bus": OK}
+
+    await until(reached, 30, "a broker that is there is reached")
+    broker.process.pause()
+    try:
+        await until(lambda: _not(reached), 10, "one that hangs is not", every_s=0.2)
+        assert await asked({"bus": bus.reach}) == {"bus": "unavailable"}, "within the probe's time"
+    finally:
+        broker.process.resume()
+    await until(reached, 30, "one that goes on is reached")
+    broker.kill()
+    await until(lambda: _not(reached), 10, "one that is killed is not", every_s=0.2)
+    await back(broker)
+    await until(reached, 60, "one that is back is reached")
+
+
+async def _not(condition: Callable[[], Awaitable[bool]]) -> bool:
+    return not await condition()
 
 
 async def test_a_process_starts_without_brokers(broker: Kafka, harness: KafkaHarness) -> None:

@@ -24,7 +24,7 @@ from shared.outbox import event
 from shared.platform import Platform
 from shared.runtime import Stop
 from shared.settings import Settings
-from tests.support.api import NO_PASSWORD, platform_in
+from tests.support.api import NO_PASSWORD, opened, platform_in
 from tests.support.wait import until
 
 
@@ -212,6 +212,26 @@ async def test_what_the_outbox_holds_at_the_stop_is_published(tmp_path: Path) ->
                 return not (await connection.execute(tables.outbox.select())).all()
 
         await until(empty, what="an empty outbox")
+
+
+class LostBus:
+    """A bus that nobody reaches."""
+
+    async def reach(self) -> None:
+        raise LamppostError(Kind.UNAVAILABLE, "nobody listens there")
+
+
+@pytest.mark.parametrize(("metrics_port", "status"), [(0, 503), (9100, 200)])
+async def test_a_lost_bus_is_told_and_takes_no_api_that_runs_alone_out_of_service(
+    tmp_path: Path, metrics_port: int, status: int
+) -> None:
+    async with opened(tmp_path, metrics={"port": metrics_port}) as api:
+        there = api.context.platform
+        api.context.platform = dataclasses.replace(there, bus=LostBus())  # type: ignore[arg-type]
+        answer = await (await api.client()).get("/readyz")
+        api.context.platform = there
+    assert answer.status_code == status
+    assert answer.json()["checks"] == {"database": "ok", "bus": "unavailable", "blobs": "ok"}
 
 
 class SlowBus:
