@@ -37,12 +37,6 @@ def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Camera]]:
         yield [rtsp_world.camera(name, server) for name in NAMES]
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    with Kafka(tmp_path_factory.mktemp("kafka")) as made:
-        yield made
-
-
 async def test_a_kill_a_planned_move_and_an_outage(
     tmp_path: Path, cameras: list[Camera], broker: Kafka
 ) -> None:

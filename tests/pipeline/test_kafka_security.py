@@ -23,22 +23,17 @@ pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    with Kafka(tmp_path_factory.mktemp("kafka"), tls=True, sasl=True) as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    with Kafka(tmp_path_factory.mktemp("plain")) as broker:
-        yield broker
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """TLS, names and passwords."""
+    with Kafka(tmp_path_factory.mktemp("secured"), tls=True, sasl=True) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """Names and passwords without TLS."""
-    with Kafka(tmp_path_factory.mktemp("signed"), sasl=True) as broker:
-        yield broker
+    with Kafka(tmp_path_factory.mktemp("signed"), sasl=True) as made:
+        yield made
 
 
 async def why(environment: Mapping[str, str], **changes: str) -> str:
@@ -67,9 +62,9 @@ async def arrived(reader: Consumer) -> bool:
 
 
 @pytest.mark.parametrize("sasl", ["SCRAM-SHA-512", "PLAIN"])
-async def test_events_go_through_tls_with_a_password(broker: Kafka, sasl: str) -> None:
+async def test_events_go_through_tls_with_a_password(secured: Kafka, sasl: str) -> None:
     environment = {
-        **broker.environment(),
+        **secured.environment(),
         "LAMPPOST_KAFKA__SASL": sasl,
         "LAMPPOST_KAFKA__TOPIC_PREFIX": f"{sasl}-",
     }
@@ -83,10 +78,10 @@ async def test_events_go_through_tls_with_a_password(broker: Kafka, sasl: str) -
     assert await why(environment) == ""
 
 
-async def test_a_wrong_password_is_named(broker: Kafka, tmp_path: Path) -> None:
+async def test_a_wrong_password_is_named(secured: Kafka, tmp_path: Path) -> None:
     wrong = tmp_path / "password"
     wrong.write_text("not-the-password")
-    changed = {**broker.environment(), "LAMPPOST_KAFKA__PASSWORD_FILE": str(wrong)}
+    changed = {**secured.environment(), "LAMPPOST_KAFKA__PASSWORD_FILE": str(wrong)}
     assert "the name or the password is wrong" in await why(changed)
     bus = await open_bus(load(changed), SystemClock())
     try:
@@ -104,15 +99,15 @@ def content(path: str | Path) -> bytes:
 
 @pytest.mark.parametrize("what", ["password_file", "ca_file"])
 async def test_a_corrected_file_is_taken_up_without_a_start(
-    broker: Kafka, tmp_path: Path, what: str
+    secured: Kafka, tmp_path: Path, what: str
 ) -> None:
     variable = f"LAMPPOST_KAFKA__{what.upper()}"
-    file, right = tmp_path / what, content(broker.environment()[variable])
+    file, right = tmp_path / what, content(secured.environment()[variable])
     stranger = content(certificates.make(tmp_path / "stranger").ca)
     file.write_bytes(b"not-the-password" if what == "password_file" else stranger)
     prefix = {"LAMPPOST_KAFKA__TOPIC_PREFIX": f"{what.replace('_', '-')}-"}
     bus = await open_bus(
-        load({**broker.environment(), **prefix, variable: str(file)}), SystemClock()
+        load({**secured.environment(), **prefix, variable: str(file)}), SystemClock()
     )
     try:
         assert not await taken(bus)
@@ -122,24 +117,24 @@ async def test_a_corrected_file_is_taken_up_without_a_start(
         await bus.close()
 
 
-async def test_a_certificate_of_a_stranger_is_named(broker: Kafka, tmp_path: Path) -> None:
+async def test_a_certificate_of_a_stranger_is_named(secured: Kafka, tmp_path: Path) -> None:
     other = certificates.make(tmp_path / "other")
-    found = await why(broker.environment(), LAMPPOST_KAFKA__CA_FILE=str(other.ca))
+    found = await why(secured.environment(), LAMPPOST_KAFKA__CA_FILE=str(other.ca))
     assert "its certificate is not trusted" in found
 
 
-async def test_plaintext_to_a_tls_port_is_named(broker: Kafka) -> None:
+async def test_plaintext_to_a_tls_port_is_named(secured: Kafka) -> None:
     without = {"LAMPPOST_KAFKA__TLS": "false"}
-    assert "it speaks TLS; set kafka.tls" in await why(broker.environment(), **without)
+    assert "it speaks TLS; set kafka.tls" in await why(secured.environment(), **without)
 
 
-async def test_tls_to_a_plaintext_port_is_named(plain: Kafka, broker: Kafka) -> None:
-    assert broker.identity is not None
+async def test_tls_to_a_plaintext_port_is_named(broker: Kafka, secured: Kafka) -> None:
+    assert secured.identity is not None
     changed = {
         "LAMPPOST_KAFKA__TLS": "true",
-        "LAMPPOST_KAFKA__CA_FILE": str(broker.identity.ca),
+        "LAMPPOST_KAFKA__CA_FILE": str(secured.identity.ca),
     }
-    assert "it does not speak TLS" in await why(plain.environment(), **changed)
+    assert "it does not speak TLS" in await why(broker.environment(), **changed)
 
 
 async def test_a_missing_sign_in_is_named(signed: Kafka) -> None:
@@ -152,12 +147,12 @@ async def test_a_mechanism_that_is_not_offered_is_named(signed: Kafka) -> None:
     assert "it does not take SCRAM-SHA-256" in found
 
 
-async def test_nobody_there_is_named(plain: Kafka) -> None:
+async def test_nobody_there_is_named(broker: Kafka) -> None:
     port = free_ports(1)[0]
-    found = await why(plain.environment(), LAMPPOST_KAFKA__SERVERS=f'["127.0.0.1:{port}"]')
+    found = await why(broker.environment(), LAMPPOST_KAFKA__SERVERS=f'["127.0.0.1:{port}"]')
     assert found == f"127.0.0.1:{port}: nobody listens there"
 
 
-async def test_one_broker_of_several_is_enough(plain: Kafka) -> None:
-    servers = f'["127.0.0.1:{free_ports(1)[0]}", "{plain.servers[0]}"]'
-    assert await why(plain.environment(), LAMPPOST_KAFKA__SERVERS=servers) == ""
+async def test_one_broker_of_several_is_enough(broker: Kafka) -> None:
+    servers = f'["127.0.0.1:{free_ports(1)[0]}", "{broker.servers[0]}"]'
+    assert await why(broker.environment(), LAMPPOST_KAFKA__SERVERS=servers) == ""

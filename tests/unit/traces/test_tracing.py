@@ -2,106 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
 import timeit
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import httpx2
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.archive.index import SightingIndexer
-from services.detect.service import build
-from services.ingest.media import FrameSampled
-from services.ingest.outgoing import Outgoing
 from shared import tracing
-from shared.bus import Record
-from shared.clock import SECOND_US
 from shared.errors import Kind, LamppostError
-from shared.messages import FrameMeta, Headers
-from shared.runtime import Stop
-from shared.settings import Settings, Tracing, validated
-from shared.tracing_otel import OtelTracer
+from shared.messages import Headers
+from shared.settings import Tracing, validated
+from tests.support import traced
 from tests.support.api import NOW_US, WHY
-from tests.support.detection import Fakes, jpeg
 from tests.support.http_server import serve
-from tests.support.searching import World, world
+from tests.support.searching import world
+from tests.support.traced import CAPTURED_US, by_name, sampled
 from tests.support.wait import until
-
-CAPTURED_US = NOW_US - SECOND_US // 2
 
 
 @pytest.fixture
 def spans() -> Iterator[InMemorySpanExporter]:
     """Everything is traced, into memory."""
-    exporter = InMemorySpanExporter()
-    tracing.install(OtelTracer(SimpleSpanProcessor(exporter), 1.0, "test", "test-1"))
-    yield exporter
-    tracing.close()
-
-
-def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
-    return {span.name: span for span in exporter.get_finished_spans()}
-
-
-def sampled(camera_id: str = "mk-1", sequence: int = 1) -> FrameSampled:
-    return FrameSampled(
-        FrameMeta(camera_id, CAPTURED_US, 0, 64, 48, 1, sequence, SECOND_US), jpeg()
-    )
-
-
-async def ingest(w: World, *events: FrameSampled) -> None:
-    """Send frames as a recorder does."""
-    done: list[str] = []
-    bus, clock = w.api.platform.bus, w.api.clock
-    outgoing = Outgoing(bus, clock, "r1", lambda camera_id, _: done.append(camera_id))
-    stop = Stop()
-    task = asyncio.create_task(outgoing.send_frames(stop))
-    for event in events:
-        outgoing.frame(event)
-    await until(lambda: len(done) == len(events), what="the frames are sent")
-    stop.set()
-    await task
-
-
-@asynccontextmanager
-async def detecting(w: World, folder: Path) -> AsyncIterator[None]:
-    """A detect worker that reads from here on, and looks and tells when the block ends."""
-    settings = Settings.model_validate({"state_dir": folder, "instance": "d1"})
-    service = build(w.api.platform, settings, Fakes().parts)
-    await service.read_once(0)
-    yield
-    while await service.read_once(0):
-        pass
-    while await service.worker.run_once():
-        pass
-    await service.settle()
-    await service.worker.close(1.0)
-    await service.leave()
-
-
-async def index(w: World, folder: Path) -> None:
-    indexer = SightingIndexer(w.api.platform, Settings.model_validate({"state_dir": folder}))
-    indexer.wait_s = 0.0
-    while await indexer.run_once():
-        pass
-    await indexer.leave()
-
-
-async def on_bus(w: World, topic: str) -> list[Record]:
-    reader = await w.api.platform.bus.consumer([topic], start="earliest")
-    found = await reader.poll(timeout_s=0)
-    await reader.close()
-    return found
+    with traced.in_memory() as exporter:
+        yield exporter
 
 
 async def test_one_trace_from_the_frame_to_the_index_and_the_event_served(
@@ -115,9 +45,9 @@ async def test_one_trace_from_the_frame_to_the_index_and_the_event_served(
     ):
         lines = answer.aiter_lines()
         assert await anext(lines) == "retry: 2000"
-        async with detecting(w, tmp_path):
-            await ingest(w, sampled())
-        await index(w, tmp_path)
+        async with traced.detecting(w.api.platform, tmp_path):
+            await traced.ingest(w.api.platform, sampled())
+        await traced.index(w.api.platform, tmp_path)
         async for line in lines:
             if line.startswith("data: "):
                 break
@@ -143,8 +73,8 @@ async def test_one_trace_from_the_frame_to_the_index_and_the_event_served(
 async def test_a_frame_that_nobody_looks_at_says_so(
     tmp_path: Path, spans: InMemorySpanExporter
 ) -> None:
-    async with world(tmp_path) as w, detecting(w, tmp_path):
-        await ingest(w, sampled(sequence=1), sampled(sequence=2))
+    async with world(tmp_path) as w, traced.detecting(w.api.platform, tmp_path, frames=2):
+        await traced.ingest(w.api.platform, sampled(sequence=1), sampled(sequence=2))
     passed = [
         span.attributes["lamppost.passed_over"]
         for span in spans.get_finished_spans()
@@ -156,24 +86,22 @@ async def test_a_frame_that_nobody_looks_at_says_so(
 async def test_off_no_header_crosses_the_bus(tmp_path: Path) -> None:
     assert not tracing.is_on()
     async with world(tmp_path) as w:
-        async with detecting(w, tmp_path):
-            await ingest(w, sampled())
-        frames, sightings = await on_bus(w, "frames"), await on_bus(w, "sightings")
+        platform = w.api.platform
+        async with traced.detecting(platform, tmp_path):
+            await traced.ingest(platform, sampled())
+        frames = await traced.on_bus(platform, "frames")
+        sightings = await traced.on_bus(platform, "sightings")
     assert len(frames) == len(sightings) == 1
     for record in (*frames, *sightings):
         assert tracing.HEADER not in dict(record.headers)
 
 
 async def test_what_is_not_drawn_carries_no_header(tmp_path: Path) -> None:
-    exporter = InMemorySpanExporter()
-    tracing.install(OtelTracer(SimpleSpanProcessor(exporter), 0.0, "test", "test-1"))
-    try:
+    with traced.in_memory(ratio=0.0) as exporter:
         async with world(tmp_path) as w:
-            async with detecting(w, tmp_path):
-                await ingest(w, sampled())
-            frames = await on_bus(w, "frames")
-    finally:
-        tracing.close()
+            async with traced.detecting(w.api.platform, tmp_path):
+                await traced.ingest(w.api.platform, sampled())
+            frames = await traced.on_bus(w.api.platform, "frames")
     assert tracing.HEADER not in dict(frames[0].headers)
     assert exporter.get_finished_spans() == ()
 
