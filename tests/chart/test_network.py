@@ -135,6 +135,8 @@ def test_outside_each_reaches_what_its_process_opens() -> None:
             wanted |= {554, 322}
         if component == "relay":
             wanted |= {OUTSIDE["mqtt"], OUTSIDE["webhooks"]}
+        if component == "api":  # It sends a receiver the event of its test.
+            wanted.add(OUTSIDE["webhooks"])
         assert _outside("everything", component) == wanted, component
 
 
@@ -150,7 +152,14 @@ def test_who_has_no_database_in_the_code_has_none_here() -> None:
 def test_a_port_follows_from_the_settings() -> None:
     assert _outside("small", "detect") == {9092}
     assert _outside("small", "index") == {9092, 5432, 8333}
-    assert _outside("dev", "all") == {554, 8554, 443, 1883}
+    assert _outside("dev", "all") == {554, 8554}
+
+
+def test_receivers_are_reached_where_there_are_any() -> None:
+    """By the relay, and by the api, which sends a receiver the event of its test."""
+    for component, more in (("api", set()), ("relay", {1883})):
+        assert _outside("relaying", component) == {9092, 5432, 8333, 443} | more
+    assert _outside("small", "api") == {9092, 5432, 8333}
 
 
 def test_peers_narrow_what_is_outside() -> None:

@@ -147,6 +147,25 @@ def test_a_process_has_no_credential_that_it_does_not_need(
     assert not [word for word in has_not if f"/{word}" in named]
 
 
+def test_the_authority_of_receivers_is_known_to_who_sends_to_them() -> None:
+    """The relay sends events, and the api the event of a test."""
+    name, path = "LAMPPOST_RELAY__WEBHOOK_CA_FILE", "/etc/lamppost/secrets/webhook.ca.pem"
+    told = {one.spec["name"]: one.env.get(name) for one in rendered.containers("everything")}
+    assert {who for who, file in told.items() if file is not None} == {"api", "relay"}
+    assert told["api"] == told["relay"] == path
+    for one in rendered.containers("everything"):
+        if one.spec["name"] in ("api", "relay"):
+            [source] = [
+                source["secret"]
+                for volume in one.pod.spec["volumes"]
+                for source in volume.get("projected", {}).get("sources", [])
+                if source["secret"]["items"][0]["path"] == "webhook.ca.pem"
+            ]
+            assert source["name"] == "receivers"
+            assert source["items"][0]["key"] == "bundle.pem"
+    assert all(name not in one.env for one in rendered.containers("relaying"))
+
+
 def test_recording_outlives_analysis() -> None:
     values = {
         one["metadata"]["name"].removeprefix("lamppost-"): one["value"]

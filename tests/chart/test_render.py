@@ -56,12 +56,36 @@ def test_the_checker_sees_a_wrong_key_a_wrong_kind_and_an_unknown_one() -> None:
         ((*rendered.SERVERS, "settings.spool.max_byte=3"), "max_byte"),
         ((*rendered.SERVERS, "settings.retention.days=31"), "days"),
         ((*rendered.SERVERS, "settings.api.port=80"), "port"),
+        ((*rendered.SERVERS, "monitoring.runbookBaseUrl=docs.example"), "runbookBaseUrl"),
         ((*rendered.SERVERS, "fullnameOverride=a-very-long-name-of-a-city"), "fullnameOverride"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(sets: tuple[str, ...], says: str) -> None:
     with pytest.raises(AssertionError, match=says):
         helm_tools.render(sets=sets)
+
+
+def runbooks(*sets: str) -> set[str]:
+    """Where each alert's page is said to be."""
+    return {
+        rule["annotations"]["runbook_url"]
+        for one in helm_tools.template(
+            "values-small.yaml", sets=("monitoring.rules.enabled=true", *sets)
+        )
+        if one["kind"] == "PrometheusRule"
+        for group in one["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+
+
+@pytest.mark.parametrize("base", ["https://docs.example/lamppost", "http://10.0.0.1:8080/a/"])
+def test_runbooks_are_at_the_address_that_the_values_say(base: str) -> None:
+    """By default the paths that they have in the repository."""
+    paths = runbooks()
+    assert len(paths) > 20 and all(path.startswith("docs/runbooks/") for path in paths)
+    told = runbooks(f"monitoring.runbookBaseUrl={base}")
+    assert told == {f"{base.rstrip('/')}/{path}" for path in paths}
 
 
 def test_names_fit_whatever_the_release_is_called() -> None:

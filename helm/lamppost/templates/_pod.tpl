@@ -6,10 +6,10 @@
   "detect" (list "internal" "kafka")
   "index" (list "kafka" "postgres" "s3")
   "retention" (list "kafka" "postgres" "s3")
-  "api" (list "internal" "kafka" "postgres" "s3")
-  "relay" (list "kafka" "postgres" "s3" "mqtt")
+  "api" (list "internal" "kafka" "postgres" "s3" "webhooks")
+  "relay" (list "kafka" "postgres" "s3" "mqtt" "webhooks")
   "migrate" (list "kafka" "postgres" "s3")
-  "together" (list "cameras" "mqtt")
+  "together" (list "cameras" "mqtt" "webhooks")
 -}}
 {{- get $needs . | toJson -}}
 {{- end }}
@@ -37,6 +37,10 @@
 {{- else if eq . "cameras" -}}
 {{- with $secrets.camerasCa -}}{{- if .existingSecret -}}
 {{- $_ := set $files "cameras.ca.pem" (dict "secret" .existingSecret "key" .key "setting" "INGEST__RTSPS_CA_FILE") -}}
+{{- end -}}{{- end -}}
+{{- else if eq . "webhooks" -}}
+{{- with $secrets.webhookCa -}}{{- if .existingSecret -}}
+{{- $_ := set $files "webhook.ca.pem" (dict "secret" .existingSecret "key" .key "setting" "RELAY__WEBHOOK_CA_FILE") -}}
 {{- end -}}{{- end -}}
 {{- else if eq . "s3" -}}
 {{- with $secrets.s3 -}}{{- if .existingSecret -}}
