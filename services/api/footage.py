@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,12 +21,14 @@ from services.api.timeline import EXPIRED, UNACCOUNTED, Hole, Piece, Recorded, T
 from shared import doubt, retention
 from shared.clock import SECOND_US, Clock
 from shared.db import Database, policies
-from shared.domain import Hold
+from shared.domain import Gap, Hold
 from shared.errors import Kind, LamppostError
 from shared.platform import Platform
 from shared.retention import Access, Facts, Policy
 from shared.settings import Settings
 
+SETTLING_US = 2 * SECOND_US
+"""The newest seconds are in no file yet, and no row will have them on a second look."""
 IN_DOUBT = "in_doubt"
 """It may have expired, and the clocks disagree about it."""
 
@@ -112,6 +115,14 @@ class Judge:
         return row.recorded._replace(closed=closed)
 
 
+class _Known(NamedTuple):
+    """The rows of a range, judged for a viewer."""
+
+    recorded: list[Recorded]
+    gaps: Sequence[Gap]
+    judge: Judge
+
+
 class Footage:
     """Reads what was recorded, for one viewer at a time."""
 
@@ -130,18 +141,32 @@ class Footage:
         The recorders are asked only where the rows leave something unaccounted.
         """
         now = self._platform.clock.now_us()
+        known = await self._known(camera_id, start_us, end_us, viewer_id)
+        line = timeline.build(known.recorded, known.gaps, start_us, end_us, now)
+        if _unaccounted(line, now) or end_us > now:
+            spooled = await self._recorders.segments(camera_id, start_us, end_us)
+            line = self._with(known, spooled, line, now)
+            if _unaccounted(line, now - SETTLING_US):
+                # What a recorder held may have been archived between the two questions.
+                known = await self._known(camera_id, start_us, end_us, viewer_id)
+                line = self._with(known, spooled, line, now)
+        return line._replace(holes=tuple(_named(hole, known.judge) for hole in line.holes))
+
+    def _with(
+        self, known: _Known, spooled: Sequence[Recorded], line: Timeline, now_us: int
+    ) -> Timeline:
+        """The timeline of the range of `line`, of what is known and what recorders hold."""
+        held = [each._replace(closed=self._closed(known.judge, each)) for each in spooled]
+        found = [*known.recorded, *held]
+        return timeline.build(found, known.gaps, line.start_us, line.end_us, now_us)
+
+    async def _known(self, camera_id: str, start_us: int, end_us: int, viewer_id: str) -> _Known:
+        """What the rows say now."""
         async with self._platform.database.read() as connection:
             found = await media_queries.segments(connection, camera_id, start_us, end_us)
             gaps = await media_queries.gaps(connection, camera_id, start_us, end_us)
             judge = await self._judge(connection, camera_id, start_us, end_us, viewer_id)
-        recorded = [judge.apply(row) for row in found]
-        line = timeline.build(recorded, gaps, start_us, end_us, now)
-        if any(hole.reason == UNACCOUNTED for hole in line.holes) or end_us > now:
-            spooled = await self._recorders.segments(camera_id, start_us, end_us)
-            recorded += [each._replace(closed=self._closed(judge, each)) for each in spooled]
-            if spooled:
-                line = timeline.build(recorded, gaps, start_us, end_us, now)
-        return line._replace(holes=tuple(_named(hole, judge) for hole in line.holes))
+        return _Known([judge.apply(row) for row in found], gaps, judge)
 
     async def expires_within(self, pieces: Sequence[Piece], within_us: int) -> bool:
         """Whether any of the footage may fall due in the next `within_us`."""
@@ -247,6 +272,11 @@ class Footage:
                 self.watch.store_said(await self._platform.blobs.time_us())
         except (LamppostError, TimeoutError):
             return
+
+
+def _unaccounted(line: Timeline, before_us: int) -> bool:
+    """Whether nothing is known of seconds that began before then."""
+    return any(hole.reason == UNACCOUNTED and hole.start_us < before_us for hole in line.holes)
 
 
 async def _begun(place: AsyncIterator[bytes]) -> AsyncIterator[bytes] | None:

@@ -131,6 +131,23 @@ async def test_the_recorder_gives_what_is_not_archived_yet(store: Rig) -> None:
     assert again == stretches
 
 
+async def test_what_is_archived_between_the_two_questions_is_not_missed(store: Rig) -> None:
+    """No row yet when the rows are read, and no file any more when the recorder is asked."""
+    made = record()
+
+    async def archived() -> None:
+        await store.archive(made)
+        store.recorder.held = {}
+
+    store.recorder.held = {each.segment.id: each for each in made}
+    store.recorder.meanwhile = archived
+    store.recorder_says()
+    footage = store.context.media.footage
+    line = await footage.timeline(CAMERA, START_US, START_US + 12 * SECOND_US, "user-ada")
+    assert not line.holes
+    assert sum(piece.end_us - piece.start_us for piece in line.pieces) == 12 * SECOND_US
+
+
 async def test_a_listing_that_is_out_of_date_still_finds_the_bytes(store: Rig) -> None:
     """The recorder still lists a segment whose file it has given away."""
     made = record()

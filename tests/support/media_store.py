@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -194,13 +194,18 @@ class FakeRecorder:
     live: list[bytes] = field(default_factory=list)
     codec: str = ""
     asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens once, after the question and before the answer."""
 
     def app(self) -> FastAPI:
         app = FastAPI()
 
         @app.get("/internal/segments")
-        def listing(camera: str, start_us: int, end_us: int) -> Response:
+        async def listing(camera: str, start_us: int, end_us: int) -> Response:
             self.asked.append("segments")
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                await meanwhile()
             found = [
                 {**msgspec.to_builtins(made.segment), "open": made.segment.id in self.open_ids}
                 for made in self.held.values()
