@@ -33,6 +33,9 @@ from tests.support.servers.process import (
 from tests.support.wait import until_sync
 
 PROGRAMS = Path("/usr/lib/postgresql")
+CHOSEN = "TEST_POSTGRESQL_BIN"
+"""The variable that names another PostgreSQL's folder of programs, to run the suites on it."""
+NEEDED = ("initdb", "postgres", "psql")
 SYSTEM_USER = "postgres"
 LOOPBACK = "127.0.0.1"
 APPLICATION = "lamppost"
@@ -59,7 +62,10 @@ FEW_DAYS = {"LAMPPOST_POSTGRES__DAYS_BACK": "0", "LAMPPOST_POSTGRES__DAYS_AHEAD"
 
 
 def install() -> Path:
-    """The folder of PostgreSQL's programs, the newest version there is; installs Debian's."""
+    """The folder of PostgreSQL's programs: the one that `TEST_POSTGRESQL_BIN` names, else of the
+    newest version there is; installs Debian's."""
+    if chosen := os.environ.get(CHOSEN):
+        return check_programs(Path(chosen))
     with installing("postgresql"):
         found = _programs()
         if found is None:
@@ -72,6 +78,13 @@ def install() -> Path:
         missing("no PostgreSQL of version 15 or newer under /usr/lib/postgresql")
         raise AssertionError("unreachable")
     return found
+
+
+def check_programs(folder: Path) -> Path:
+    """The folder, if it has what a cluster needs; AssertionError names what it lacks."""
+    lacking = [name for name in NEEDED if not (folder / name).exists()]
+    assert not lacking, f"{CHOSEN} is {folder}, which has no {', '.join(lacking)}"
+    return folder.absolute()
 
 
 def _programs() -> Path | None:
