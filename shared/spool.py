@@ -8,10 +8,15 @@ Below `spool/<recorder>/`:
 - `new/<id>.gap.json`: a filed gap.
 - `bad/`: set aside with a `<name>.reason` text, which stays. A video there is footage: the archive
   removes it at its expiry, unless a hold covers it.
-- `state/<camera>.json`: up to when the camera's time is accounted for (recorded or a gap).
+- `state/<camera>.json`: up to when the camera's time is accounted for (recorded or a gap). After a
+  power cut it may be an older one, never a later one: then a gap is filed over what was recorded,
+  which the ledger counts as recorded (shared/ledger.py).
 - `epoch`: the last epoch this recorder used.
 - `lock`: held by the recorder while it lives; a folder whose lock is free is nobody's, and others
   on the volume may take what it left.
+
+What has a name here is whole, whatever a power cut leaves; only a video of `tmp/` may end anywhere.
+Bytes are synced before their name is given, and names before anything relies on them.
 
 `<id>` is `{start_us:020d}-{camera_id}-{uuid}`, so that a listing is in order of time.
 All functions block: call them on a media thread or through `asyncio.to_thread`.
@@ -77,8 +82,20 @@ def sync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace `path` whole: a reader sees the old bytes or the new ones."""
+def make_dir(path: Path) -> None:
+    """Make the folder, and those above it that are missing, with durable names."""
+    if not path.is_dir():
+        make_dir(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_dir(path.parent)
+
+
+def write_atomic(
+    path: Path, data: bytes, *, sync: bool = True, sync_name: bool | None = None
+) -> None:
+    """Replace `path` whole: a reader sees the old bytes or the new ones, and with `sync` so does
+    who comes after a power cut. Without `sync_name` (as `sync` unless told) those may be the old
+    ones, or no file, until somebody syncs the folder."""
     part = path.with_name(path.name + f".{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -90,7 +107,7 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    if sync:
+    if sync if sync_name is None else sync_name:
         sync_dir(path.parent)
 
 
@@ -157,7 +174,7 @@ class RecorderSpool:
             self.dir / name for name in ("tmp", "new", "bad", "state")
         )
         for folder in (self.tmp, self.new, self.bad, self.state):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_dir(folder)
 
     def next_epoch(self, now_us: int) -> int:
         """A number higher than any this recorder used: wall time, or one more than the last."""
@@ -216,11 +233,16 @@ class RecorderSpool:
         return state.stopped if state else ""
 
     def set_accounted_until(self, camera_id: str, until_us: int, stopped: str = "") -> None:
-        write_atomic(
-            self.state / f"{camera_id}.json",
-            msgspec.json.encode(CameraState(until_us, stopped)),
-            sync=False,
-        )
+        """Keep it; what lies before has to be durable, or a power cut makes a hole nobody sees."""
+        path = self.state / f"{camera_id}.json"
+        data = msgspec.json.encode(CameraState(until_us, stopped))
+        write_atomic(path, data, sync_name=not path.exists())
+
+    def accounted_at_least(self, camera_id: str, until_us: int) -> None:
+        """As `set_accounted_until`, unless a later one is kept."""
+        known_us = self.accounted_until(camera_id)
+        if known_us is None or known_us < until_us:
+            self.set_accounted_until(camera_id, until_us)
 
     def _read_state(self, camera_id: str) -> CameraState | None:
         return read_state(self.state, camera_id)

@@ -103,8 +103,8 @@ class Account:
             self._remember()
 
     def recorded_until(self, end_us: int) -> None:
-        """The video before `end_us` is safe in the spool, or about to be moved there: a death
-        between the two leaves a file that repair files."""
+        """The video before `end_us` is durable and about to be filed: a death between the two, by
+        a power cut too, leaves a file that repair files."""
         if self.until_us is None or end_us > self.until_us:
             self.until_us = end_us
             self._remember()

@@ -8,6 +8,7 @@ failover".
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from services.ingest import repair
@@ -38,14 +39,14 @@ def _take(spool: RecorderSpool, now_us: int) -> list[Segment]:
     for paths in repair.left_behind(spool).values():
         for path in paths:
             try:
-                if _is_quiet(path, now_us) and (segment := repair.repair(spool, path, now_us)):
+                if not _is_quiet(path, now_us):
+                    continue
+                accounted = partial(spool.accounted_at_least, repair.camera_of(path))
+                segment = repair.repair(spool, path, now_us, accounted)
+                if segment is not None:
                     found.append(segment)
             except OSError as error:
                 _logger.warning("repair has to wait", file=path.name, cause=str(error))
-    for segment in found:
-        until_us = spool.accounted_until(segment.camera_id)
-        if until_us is None or until_us < segment.end_us:
-            spool.set_accounted_until(segment.camera_id, segment.end_us)
     if found:
         _logger.warning("a dead recorder's segments are filed", of=spool.dir.name, count=len(found))
     return found

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -256,14 +257,12 @@ class PyAvMedia:
             if self._closed:
                 return
             try:
-                segment = repair.repair(self._spool, path, self._clock.now_us())
+                accounted = partial(self._spool.accounted_at_least, repair.camera_of(path))
+                segment = repair.repair(self._spool, path, self._clock.now_us(), accounted)
             except OSError as error:
                 self._logger.warning("repair has to wait", file=path.name, cause=str(error))
                 continue
             if segment is not None:
-                until = self._spool.accounted_until(segment.camera_id)
-                if until is None or until < segment.end_us:
-                    self._spool.set_accounted_until(segment.camera_id, segment.end_us)
                 self._queue.put(SegmentFiled(segment))
 
     def _forget_ended(self) -> None:

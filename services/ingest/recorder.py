@@ -13,7 +13,7 @@ from pathlib import Path
 from services.ingest import media, repair
 from services.ingest.accounting import Account
 from services.ingest.media import OpenSegment, StateChanged
-from services.ingest.recorder_parts import Sampling, Tools, recorded_as, standing_reason
+from services.ingest.recorder_parts import REFUSED, Sampling, Tools, recorded_as, standing_reason
 from services.ingest.segment_file import OpenState, SegmentFile
 from services.ingest.segmenter import Action, Close, Open, Segmenter, Write
 from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
@@ -21,15 +21,6 @@ from shared import civil, ids, log, metrics
 from shared.domain import Camera, GapReason, RecordingState
 from shared.runtime import Backoff
 
-REFUSED = frozenset(
-    {
-        GapReason.UNSUPPORTED_CODEC,
-        GapReason.ENCRYPTED,
-        GapReason.HOST_NOT_ALLOWED,
-        GapReason.CREDENTIALS_REFUSED,
-        GapReason.MASK_NOT_BUILT,
-    }
-)
 WAIT_S = 1.0
 HUNG_S = 10.0
 CLOSE = Close(0)
@@ -142,10 +133,11 @@ class CameraRecorder:
 
     def _repair(self) -> None:
         """File what an earlier life, or a full disk, left half-written."""
+        accounted = self._account.recorded_until
         while self._leftovers:
             path = self._leftovers[0]
             try:
-                segment = repair.repair(self._tools.spool, path, self._clock.now_us())
+                segment = repair.repair(self._tools.spool, path, self._clock.now_us(), accounted)
             except FileNotFoundError:
                 segment = None
             except OSError as error:
@@ -153,7 +145,6 @@ class CameraRecorder:
                 return
             self._leftovers.pop(0)
             if segment is not None:
-                self._account.recorded_until(segment.end_us)
                 self._tools.emit(media.SegmentFiled(segment))
 
     def _turn(self, sampler: Sampling | None) -> None:
@@ -362,6 +353,7 @@ class CameraRecorder:
         if file is None:
             return
         if file.fragments:
+            file.sync()
             self._account.recorded_until(file.end_us)
         segment, self._file = file.finish(), None
         if segment is not None:

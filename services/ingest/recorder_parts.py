@@ -13,6 +13,16 @@ from shared.domain import Camera, GapReason, RecordingState
 from shared.settings import Settings
 from shared.spool import RecorderSpool
 
+REFUSED = frozenset(
+    {
+        GapReason.UNSUPPORTED_CODEC,
+        GapReason.ENCRYPTED,
+        GapReason.HOST_NOT_ALLOWED,
+        GapReason.CREDENTIALS_REFUSED,
+        GapReason.MASK_NOT_BUILT,
+    }
+)
+"""Reasons that only a person ends."""
 MASK_DETAIL = "masks that must be burned in here are not built: let the camera mask for itself"
 
 

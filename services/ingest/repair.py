@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from shared.domain import Fragment, Segment
 from shared.errors import LamppostError
 from shared.spool import RecorderSpool
 
+PIECE_BYTES = 64 * 1024
 _decoder = msgspec.json.Decoder(OpenState)
 _logger = log.get("ingest")
 
@@ -43,12 +45,22 @@ def camera_of(path: Path) -> str:
     return path.stem[21:-37]
 
 
-def repair(spool: RecorderSpool, path: Path, ceiling_us: int) -> Segment | None:
+def repair(
+    spool: RecorderSpool,
+    path: Path,
+    ceiling_us: int,
+    accounted: Callable[[int], None] = lambda _until_us: None,
+) -> Segment | None:
     """File one half-written video; None when nothing of it could be saved.
 
     `ceiling_us` is now: no repaired time lies after the file's last write or after that.
+    `accounted` is told up to when the camera is recorded, once that is durable and before it is
+    filed: who dies in between finds the video here again.
     """
     sidecar = path.with_suffix(".open.json")
+    if _is_blank(path):
+        _remove(path)
+        return None
     try:
         state = _decoder.decode(sidecar.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
@@ -57,8 +69,7 @@ def repair(spool: RecorderSpool, path: Path, ceiling_us: int) -> Segment | None:
     size = path.stat().st_size
     init = state.segment.init
     if size <= len(init):
-        path.unlink()
-        sidecar.unlink(missing_ok=True)
+        _remove(path)
         return None
     written_us = min(ceiling_us, path.stat().st_mtime_ns // 1_000)
     with path.open("r+b") as file:
@@ -77,6 +88,7 @@ def repair(spool: RecorderSpool, path: Path, ceiling_us: int) -> Segment | None:
         file.truncate(end)
         os.fsync(file.fileno())
     segment = make_segment(state, fragments, end, digest, repaired=True)
+    accounted(segment.end_us)
     spool.file_segment(path, segment)
     return segment
 
@@ -116,6 +128,17 @@ def _measure(
 def _plausible(data: mmap.mmap, part: fmp4.ParsedFragment) -> bool:
     """Whether the pictures are there: after a power cut a file may end in pages of zeros."""
     return all(any(data[sample.offset : sample.offset + 4]) for sample in part.samples)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether nothing of it reached the disk but its size: it is empty, or zeros."""
+    with path.open("rb") as file:
+        return not any(piece.strip(b"\0") for piece in iter(lambda: file.read(PIECE_BYTES), b""))
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    path.with_suffix(".open.json").unlink(missing_ok=True)
 
 
 def _give_up(spool: RecorderSpool, path: Path, reason: str) -> None:

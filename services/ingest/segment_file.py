@@ -1,7 +1,9 @@
 """One segment being written: each fragment is one write to the kernel, hashed on the way.
 
 `tmp/<name>.open.json` says beforehand what the file is, so that a death leaves something that
-repair.py can file. See docs/architecture.md, "ingest", and shared/spool.py for the protocol.
+repair.py can file. Both names and that sidecar are durable before the first byte, so that a power
+cut takes no more than what was written since the last sync. See docs/architecture.md, "ingest", and
+shared/spool.py for the protocol.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from services.ingest.media import OpenSegment
 from services.ingest.segmenter import Write
 from shared.clock import Clock
 from shared.domain import Fragment, Segment
-from shared.spool import RecorderSpool, write_atomic
+from shared.spool import RecorderSpool, sync_dir, write_atomic
 
 SOFTWARE = "lamppost 0.1.0"
 
@@ -43,12 +45,14 @@ class SegmentFile:
         self._synced_us = clock.monotonic_us()
         segment = state.segment
         self.path: Path = spool.open_path(segment.camera_id, segment.start_us, segment.id)
-        write_atomic(self.path.with_suffix(".open.json"), msgspec.json.encode(state), sync=False)
+        sidecar = self.path.with_suffix(".open.json")
+        write_atomic(sidecar, msgspec.json.encode(state), sync_name=False)
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         self._hash = hashlib.sha256()
-        self._size = 0
+        self._size = self._synced = 0
         self.fragments: list[Fragment] = []
         try:
+            sync_dir(self.path.parent)
             self._append(segment.init)
         except OSError:
             self.abandon()
@@ -75,9 +79,15 @@ class SegmentFile:
         self.fragments.append(fragment)
         now = self._clock.monotonic_us()
         if now - self._synced_us >= self._sync_us:
-            os.fdatasync(self._fd)
+            self.sync()
             self._synced_us = now
         return fragment
+
+    def sync(self) -> None:
+        """All that was written survives a power cut when this returns."""
+        if self._synced < self._size:
+            os.fdatasync(self._fd)
+            self._synced = self._size
 
     def _append(self, data: bytes) -> None:
         written = os.write(self._fd, data)
@@ -95,7 +105,7 @@ class SegmentFile:
         if not self.fragments:
             self.abandon()
             return None
-        os.fdatasync(self._fd)
+        self.sync()
         self.leave()
         segment = make_segment(
             self.state, tuple(self.fragments), self._size, self._hash.hexdigest()
