@@ -17,6 +17,7 @@ from shared.bus.embedded import MAX_PUBLISH, check, find
 from shared.bus.kafka_consumer import KafkaConsumer
 from shared.bus.kafka_producer import DurableProducer, PassingProducer
 from shared.bus.kafka_reach import Reach
+from shared.bus.kafka_renewal import Renewal
 from shared.bus.kafka_wire import Wire, away
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
@@ -38,11 +39,12 @@ class KafkaBus:
         self._partition_count = settings.stores.bus_partitions
         self._durable = DurableProducer(wire, clock, self._partition_count, self._why)
         self._passing = PassingProducer(wire, clock, self._partition_count)
+        self._renewal = Renewal(settings, wire, clock)
         self._reach = Reach(wire, clock, CAMERAS.name)
         self._consumers: set[KafkaConsumer] = set()
         self._ready = False
         self._refused: LamppostError | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._cause = ""
         self._cause_us = -CAUSE_US
         self._finding = asyncio.Lock()
@@ -62,8 +64,9 @@ class KafkaBus:
             if not error.retryable:
                 raise
             await self._say_why()
+        self._background.append(asyncio.create_task(self._renewal.run()))
         if not self._ready:
-            self._opening = asyncio.create_task(self._prepare_later())
+            self._background.append(asyncio.create_task(self._prepare_later()))
 
     async def publish(self, messages: Sequence[Message]) -> None:
         self._check_open()
@@ -138,21 +141,21 @@ class KafkaBus:
         if self._closed:
             return
         self._closed = True
-        await self._stop_opening()
+        await self._stop_background()
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         await asyncio.gather(self._durable.close(), self._passing.close(), self._reach.close())
 
     async def abandon(self) -> None:
         """Let go of the brokers without leaving any group, as a killed process does."""
         self._closed = True
-        await self._stop_opening()
+        await self._stop_background()
         await asyncio.gather(*(consumer.drop() for consumer in self._consumers))
         await asyncio.gather(self._durable.drop(), self._passing.drop(), self._reach.close())
 
-    async def _stop_opening(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+    async def _stop_background(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _forget(self, consumer: KafkaConsumer) -> None:
         self._consumers.discard(consumer)
@@ -171,7 +174,7 @@ class KafkaBus:
         while not self._ready:
             await self._clock.sleep(backoff.next_s())
             # A wrong password, once it is corrected, costs no start.
-            await asyncio.to_thread(kafka_wire.renew, self._wire, self._settings)
+            await self._renewal.look()
             try:
                 await self._prepare()
             except LamppostError as error:

@@ -72,7 +72,7 @@ class KafkaConsumer:
         self._closed = False
         self._log = log.get("bus.consumer")
         client_id = member[1] if member else "lamppost-reader"
-        self._client = AIOKafkaClient(**wire.client_arguments(client_id))
+        self._client = wire.follow(AIOKafkaClient(**wire.client_arguments(client_id)))
         self._check_crcs = check_crcs
         self._fetch = self._fetcher()
         self._member: GroupMember | None = None
@@ -259,7 +259,7 @@ class KafkaConsumer:
             self._fetch.seek(self._at(place), self._buffers.following(place, offset))
 
     def _fetcher(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
+        made = AIOKafkaConsumer(
             **self._wire.client_arguments("lamppost-fetch"),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -268,6 +268,8 @@ class KafkaConsumer:
             max_partition_fetch_bytes=PARTITION_BYTES,
             check_crcs=self._check_crcs,
         )
+        self._wire.follow(made._client)
+        return made
 
     async def _start_fetching(self) -> None:
         await self._fetch.start()

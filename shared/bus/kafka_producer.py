@@ -143,12 +143,14 @@ class _Sender:
         options: dict[str, Any] = (
             {"enable_idempotence": True, "acks": "all"} if self._durable else {"acks": 1}
         )
-        return AIOKafkaProducer(
+        made = AIOKafkaProducer(
             **self._wire.client_arguments("lamppost" if self._durable else "lamppost-frames"),
             **options,
             max_batch_size=BATCH_BYTES + 64 * 1024,
             max_request_size=BATCH_BYTES + 64 * 1024,
         )
+        self._wire.follow(made.client)
+        return made
 
     def _pump(self, lane: Lane) -> None:
         if lane.flying or not lane.waiting or self.closed:

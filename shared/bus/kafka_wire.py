@@ -12,8 +12,10 @@ import logging
 import ssl
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import WeakSet
 
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -29,11 +31,14 @@ from shared.settings import Kafka, Settings
 EARLIEST, LATEST = -2, -1
 PROBE_S = 3.0
 """Longest look at one broker when a connection failed."""
+RENEWED = frozenset(("ssl_context", "sasl_plain_password"))
+"""What may change while a process runs, of aiokafka's arguments."""
 AWAY = (errors.KafkaError, OSError, TimeoutError)
 """What a library call raises while a broker cannot be reached, or refuses."""
 
 
-class Wire(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Wire:
     """What every client of one installation's brokers is made with."""
 
     servers: tuple[str, ...]
@@ -41,6 +46,22 @@ class Wire(NamedTuple):
     request_timeout_s: float
     security: dict[str, Any]
     """Keyword arguments of aiokafka; holds the password. `renew` changes them."""
+    clients: WeakSet[AIOKafkaClient] = field(default_factory=WeakSet)
+    """Those that `renew` reaches."""
+
+    def follow(self, client: AIOKafkaClient) -> AIOKafkaClient:
+        """The client, which from now on connects by what `renew` says."""
+        self.clients.add(client)
+        return client
+
+    def renew(self, security: Mapping[str, Any]) -> None:
+        """Other passwords and authorities, for connections that are made from here on."""
+        self.security.update(security)
+        for client in self.clients:
+            for name in RENEWED & security.keys():
+                # Where aiokafka reads it at each connection; its constructor says no more of it.
+                assert hasattr(client, f"_{name}"), name
+                setattr(client, f"_{name}", security[name])
 
     def client_arguments(self, client_id: str) -> dict[str, Any]:
         """Keyword arguments of any aiokafka client."""
@@ -85,15 +106,6 @@ def wire_of(settings: Settings) -> Wire:
             "sasl_plain_password": _password(settings, kafka),
         }
     return Wire(kafka.servers, kafka.topic_prefix, kafka.request_timeout_s, security)
-
-
-def renew(wire: Wire, settings: Settings) -> None:
-    """Take up the password and the authority that stand in their files by now, for connections
-    that are made from here on. Files that cannot be used change nothing. Blocks shortly."""
-    try:
-        wire.security.update(wire_of(settings).security)
-    except LamppostError:
-        return
 
 
 def host_and_port(server: str) -> tuple[str, int]:

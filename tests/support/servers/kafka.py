@@ -192,6 +192,16 @@ class Kafka:
         self.stop()
         self.start()
 
+    def change_password(self, password: str) -> None:
+        """Give the user another one for its next sign-in; connections that stand go on. By PLAIN
+        it holds from the next start."""
+        self.password = password
+        self._java(
+            *("kafka.admin.ConfigCommand", "--bootstrap-server"),
+            *(f"127.0.0.1:{self.node.inner_port}", "--alter", "--entity-type", "users"),
+            *("--entity-name", USER, "--add-config", f"{SCRAM}=[password={password}]"),
+        )
+
     def environment(self) -> dict[str, str]:
         """Variables by which a process of Lamppost joins it."""
         return _environment(self, self.servers)
@@ -210,13 +220,18 @@ class Kafka:
 
     def _format(self) -> None:
         user = f"{SCRAM}=[name={USER},password={self.password}]"
+        self._java(
+            *("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", self._file),
+            *(("--add-scram", user) if self.sasl else ()),
+        )
+
+    def _java(self, *command: str | Path) -> None:
+        """Run one of Kafka's own tools."""
         run(
             [
                 *("java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
                 f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}",
-                *("-cp", f"{self.libs}/*", "kafka.tools.StorageTool", "format"),
-                *("-t", CLUSTER_ID, "-c", self._file),
-                *(("--add-scram", user) if self.sasl else ()),
+                *("-cp", f"{self.libs}/*", *command),
             ]
         )
 
