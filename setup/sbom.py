@@ -84,15 +84,21 @@ def licence_of(metadata: PackageMetadata) -> Part | None:
     """An SPDX expression where the package gives one, else what it says in its own words."""
     if expression := _first(metadata, "License-Expression"):
         return {"expression": expression}
-    said = _first(metadata, "License").partition("\n")[0].strip()
-    if not said or said.upper() == "UNKNOWN":
+    said = _first(metadata, "License")
+    if "\n" in said or not said or said.upper() == "UNKNOWN":
+        # A whole text begins with whose it is, or with a ruled line: the classifier names it.
         classified = [
             line.rpartition(" :: ")[2]
             for line in metadata.get_all("Classifier") or ()
             if line.startswith("License ::")
         ]
-        said = ", ".join(classified)
+        said = ", ".join(classified) or next(filter(_has_letters, said.splitlines()), "").strip()
+        said = "" if said.upper() == "UNKNOWN" else said
     return {"license": {"name": said[:MAX_NAME]}} if said else None
+
+
+def _has_letters(line: str) -> bool:
+    return any(letter.isalpha() for letter in line)
 
 
 def _first(metadata: PackageMetadata, name: str) -> str:

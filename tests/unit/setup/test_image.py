@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from shared.settings import Settings
+from tests.support.cyclonedx import wrong
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
@@ -172,6 +173,11 @@ def test_the_list_of_parts_is_the_same_for_the_same_parts(tmp_path: Path, sbom: 
         ("av", "License: BSD\n"),
         ("old_one", "License: UNKNOWN\nClassifier: License :: OSI Approved :: MIT License\n"),
         ("silent", ""),
+        (
+            "whole",
+            "License: ====\n        Copyright (c) 2013\nClassifier: License :: BSD License\n",
+        ),
+        ("ruled", "License: ====\n        The Ruled License\n"),
     ):
         info = site / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
@@ -196,6 +202,9 @@ def test_the_list_of_parts_is_the_same_for_the_same_parts(tmp_path: Path, sbom: 
     assert parts["old_one"]["licenses"] == [{"license": {"name": "MIT License"}}]
     assert parts["old_one"]["purl"] == "pkg:pypi/old-one@1.0"
     assert "licenses" not in parts["silent"]
+    assert parts["whole"]["licenses"] == [{"license": {"name": "BSD License"}}]
+    assert parts["ruled"]["licenses"] == [{"license": {"name": "The Ruled License"}}]
+    assert wrong(texts[0]) == ""
     [library] = parts["av"]["components"]
     assert library["licenses"] == [{"license": {"id": "GPL-2.0-or-later"}}]
     assert parts["m"]["type"] == "machine-learning-model"
@@ -212,3 +221,21 @@ def test_a_wrong_step_is_told_how_to_call_it() -> None:
         check=False,
     )
     assert done.returncode == 2 and "packages LOCK" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"licences": []}, "licences"),
+        ({"licenses": [{"license": {"id": "GPL-2"}}]}, "GPL-2"),
+        ({"licenses": [{"expression": "MIT or so"}]}, "MIT or so"),
+        ({"hashes": [{"alg": "SHA-256", "content": "0"}]}, "content"),
+        ({"type": "thing"}, "thing"),
+    ],
+)
+def test_a_wrong_list_of_parts_is_noticed(part: dict[str, object], says: str) -> None:
+    """As the schema of the list's version has it, and SPDX's own expressions."""
+    good = {"type": "library", "name": "x", "licenses": [{"expression": "MIT AND LicenseRef-Own"}]}
+    head = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
+    assert wrong(json.dumps({**head, "components": [good]})) == ""
+    assert says in wrong(json.dumps({**head, "components": [{**good, **part}]}))
