@@ -246,6 +246,7 @@ class CameraRecorder:
             packet = read()
             for action in push(packet):
                 self._apply(action)
+                del action  # A fragment's bytes are not kept until the next one.
             if segmenter.waiting:
                 self._account.blame(GapReason.NO_KEY_FRAME, "", packet.received_us)
                 self._account.tick(packet.received_us)

@@ -6,32 +6,24 @@ Nothing that was synced is lost or set aside, and each second counts once: as re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from services.ingest import media, repair
+from services.ingest import media
 from services.ingest.media import MediaEvent
-from services.ingest.recorder import CameraRecorder
-from services.ingest.recorder_parts import Tools
-from services.ingest.source import Packet, PacketSource, SourceError, StreamInfo
-from services.ingest.spool_guard import Room, SpoolGuard
 from shared import intervals, ledger
 from shared.clock import SECOND_US, SimulatedClock
-from shared.domain import Camera, Gap, GapReason, Segment, Source
+from shared.domain import Gap, Segment
 from shared.errors import LamppostError
-from shared.settings import Settings
-from shared.spool import RecorderSpool, SpoolReader
-from tests.support.packets import START_US, picture, stream_info
+from shared.spool import SpoolReader
+from tests.support.packets import START_US
 from tests.support.power import Cut, Disk, Image, unsynced
+from tests.support.recorder_life import CAMERA, RECORDER, Life
 
-RECORDER, CAMERA = "recorder-1", "cam-1"
 STATE = f"spool/{RECORDER}/state/{CAMERA}.json"
-SYNC_S, SEGMENT_S = 2, 5
-PICTURE_MS = 250
-"""A key frame each second."""
 DOWN_US = 30 * SECOND_US
 BEGIN_US = START_US - 3 * SECOND_US
 
@@ -73,77 +65,13 @@ class Moment(NamedTuple):
     written: tuple[media.FragmentWritten, ...]
 
 
-class Camera1(PacketSource):
-    """One connection: pictures of [first_s, end_s), on which the clock moves, then its end."""
-
-    def __init__(
-        self, clock: SimulatedClock, first_s: int, end_s: int, then: Callable[[], None]
-    ) -> None:
-        self._clock, self._then = clock, then
-        self._left = iter(range(first_s * 1_000 // PICTURE_MS, end_s * 1_000 // PICTURE_MS))
-
-    def open(self) -> StreamInfo:
-        return stream_info(rate_fps=1_000 / PICTURE_MS)
-
-    def read(self) -> Packet:
-        number = next(self._left, None)
-        if number is None:
-            self._then()
-            raise SourceError(GapReason.CONNECTION_LOST, "it ended", 0.0)
-        at_ms = number * PICTURE_MS
-        self._clock.set_us(max(self._clock.now_us(), START_US + at_ms * 1_000))
-        return picture(number, at_ms, key=at_ms % 1_000 == 0)
-
-    def interrupt(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class World:
-    """One life of a recorder, on a folder that is a disk."""
+    """A life on a folder that is a disk, with what was written and what the archive has."""
 
     def __init__(self, root: Path, clock: SimulatedClock, rows: Rows | None) -> None:
-        self.root, self.clock, self.rows = root, clock, rows
+        self.root, self.rows = root, rows
         self.written: list[media.FragmentWritten] = []
-
-    def live(self, connections: Iterable[tuple[int, int]]) -> None:
-        """Start, record these seconds, and stop."""
-        spool = RecorderSpool(self.root / "spool", RECORDER)
-        settings = Settings.model_validate(
-            {
-                "state_dir": self.root,
-                "instance": RECORDER,
-                "ingest": {"segment_s": SEGMENT_S, "fragment_s": 1},
-                "spool": {"sync_interval_s": SYNC_S, "min_free_ratio": 0},
-            }
-        )
-        sources = self._sources(list(connections))
-        guard = SpoolGuard(settings.spool, spool, self.clock, lambda _: Room(1 << 40, 1 << 41))
-        tools = Tools(
-            settings,
-            self.clock,
-            spool,
-            guard,
-            spool.next_epoch(self.clock.now_us()),
-            lambda _: next(sources),
-            lambda *_: None,
-            self._hear,
-        )
-        left = repair.left_behind(spool).get(CAMERA, [])
-        self.recorder = CameraRecorder(camera(), tools, left)
-        self.recorder.thread.start()
-        self.recorder.thread.join(60)
-        assert not self.recorder.thread.is_alive()
-
-    def _sources(self, connections: Sequence[tuple[int, int]]) -> Iterator[Camera1]:
-        for number, (first_s, end_s) in enumerate(connections):
-            last = number == len(connections) - 1
-            yield Camera1(self.clock, first_s, end_s, self._stop if last else lambda: None)
-        self._stop()
-        yield Camera1(self.clock, 0, 0, lambda: None)
-
-    def _stop(self) -> None:
-        self.recorder.stop(GapReason.RECORDER_STOPPED)
+        self.live = Life(root, clock, self._hear).live
 
     def _hear(self, event: MediaEvent) -> None:
         if isinstance(event, media.FragmentWritten):
@@ -154,14 +82,6 @@ class World:
     def moment(self) -> Moment:
         rows = self.rows or Rows(self.root / "spool")
         return Moment(rows.copy_for(rows.root), tuple(self.written))
-
-
-def camera() -> Camera:
-    return Camera(
-        id=CAMERA,
-        name=CAMERA,
-        source=Source(url="rtsp://camera.example/1"),
-    )
 
 
 def cuts_of(root: Path, *, archived: bool) -> list[Cut]:
