@@ -28,7 +28,8 @@ from shared.clock import SECOND_US, Clock
 
 BUFFER_BYTES = 96 * 1024
 """More than the longest message, an answer of 80 KB. Each camera has one, all of it in memory."""
-GATHER_S = 0.04
+GATHER_S = 0.07
+"""Two pictures of 30 a second."""
 GATHER_BELOW = 64 * 1024
 DEFAULT_SESSION_S = 60
 KEEP_ALIVE_MAX_S = 25
