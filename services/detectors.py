@@ -18,7 +18,6 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
 }
 """A library that starts a thread a core of its own would only fight the next worker."""
 TRADE = Trade("detector", "detect", kill_after_s=1.5, kill_matters=False, variables=ONE_THREAD)

@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from services import children, detectors, probing
+from services import children, detectors, malloc, probing
 from services.statelock import StateLock
 from shared import log, metrics, tracing
 from shared.errors import Kind, LamppostError
@@ -126,7 +127,8 @@ async def run_one(name: str, settings: Settings, parent: int | None, role: str =
             probing.know(probes, name, platform, service)
             if listening is not None:
                 await listening
-            await service.run(stop)
+            async with _told(name, part, platform, settings):
+                await service.run(stop)
         finally:
             if watching is not None:
                 watching.cancel()
@@ -135,6 +137,17 @@ async def run_one(name: str, settings: Settings, parent: int | None, role: str =
         await _end(listening)
         lock.release()
         undo()
+
+
+def _told(
+    name: str, part: str, platform: Platform, settings: Settings
+) -> AbstractAsyncContextManager[None]:
+    """The process's row, where it has a database; the others say the same on the bus."""
+    if name in CHILDREN:
+        return nullcontext()
+    presence = importlib.import_module("shared.presence")
+    found: AbstractAsyncContextManager[None] = presence.told(platform, part, settings.instance)
+    return found
 
 
 async def _end(listening: asyncio.Future[InternalServer | None] | None) -> None:
@@ -151,6 +164,7 @@ async def _end(listening: asyncio.Future[InternalServer | None] | None) -> None:
 def run(name: str, settings: Settings, parent: int | None, role: str = "all") -> None:
     """Run it to its end. With a parent, end with it."""
     check_role(name, role)
+    malloc.settle(name, os.environ)
     log.configure(settings.log)
     tracing.configure(settings.tracing, name, settings.instance)
     if parent is not None:

@@ -18,14 +18,7 @@ from shared.errors import Kind, LamppostError
 from shared.messages import CAMERAS
 from shared.settings import Settings
 
-MALLOC = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "49152",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-}
-"""For the GNU C library: a hundred threads that take turns need no heap each, and what is as large
-as a key frame goes back to the system when it is freed. 42 MB less for 24 cameras."""
-TRADE = Trade("recorder", "ingest", kill_after_s=3.2, kill_matters=True, variables=MALLOC)
+TRADE = Trade("recorder", "ingest", kill_after_s=3.2, kill_matters=True, variables={})
 
 
 class Load(NamedTuple):

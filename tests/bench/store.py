@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services import children, recorders
+from services import children
 from services.api.camera_store import add_cameras
 from services.retention.policy import ensure_policy
 from shared.db import policies, tables
@@ -38,7 +38,7 @@ def command(service: str) -> list[str]:
 
 def environment(settings: Settings, instance: str = "local") -> dict[str, str]:
     """As the supervisor gives it to its children."""
-    return children.environment(settings, instance, os.environ, recorders.MALLOC)
+    return children.environment(settings, instance, os.environ)
 
 
 @asynccontextmanager
