@@ -168,7 +168,7 @@ async def _looked(settings: Settings) -> tuple[State, float]:
 
 def judged(state: State, apart_s: float, most_s: float) -> Finding:
     """The finding about a PostgreSQL whose clock is `apart_s` before this machine's."""
-    from shared.db import migrate
+    from shared.db import revisions
 
     what, version = "database", f"PostgreSQL {state.version_num // 10_000}"
     if state.version_num < MIN_POSTGRES:
@@ -179,10 +179,10 @@ def judged(state: State, apart_s: float, most_s: float) -> Finding:
         return Finding(what, "wrong", f"{detail}; its clock is {apart_s:+.0f} s off", fix)
     if not state.revision:
         return Finding(what, "ok", f"{detail}: the first start makes it")
-    if state.revision not in migrate.known():
+    if state.revision not in revisions.known():
         fix = "Update this program: the database was migrated by a newer one."
         return Finding(what, "warning", f"{detail}, which this program does not know", fix)
-    if state.revision != migrate.head():
+    if state.revision != revisions.head():
         fix = "The next start migrates it."
         return Finding(what, "warning", f"{detail}, of an older program", fix)
     if state.days_ahead < 1:

@@ -64,9 +64,9 @@ def know(probes: Probes, name: str, platform: Platform, service: Service) -> Non
 
 async def schema(platform: Platform) -> None:
     """The database is as new as this release, or newer (docs/architecture.md, "Database")."""
-    from shared.db import migrate
+    from shared.db import revisions
 
     async with platform.database.read() as connection:
-        behind = await connection.run_sync(migrate.behind)
+        behind = await connection.run_sync(revisions.behind)
     if behind is not None:
         raise Missing(f"the schema is {behind or 'not there'}: `lamppost migrate` has not run")
