@@ -2,6 +2,7 @@
 
 A sighting has a deterministic id and is sent whole at each update, so that writing it again, late
 or out of order changes nothing (docs/invariants.md, 9): of two updates the one that saw more wins.
+What the last transaction wrote is known by its mark when it comes again (consumed.py).
 It expires with its footage, by capture time. Its zones are those of the table at the moment of the
 write, whatever the detector knew. One that nobody updates for a minute is closed; should its
 detector come back after all, its next update opens it again. docs/architecture.md, "archive".
@@ -20,6 +21,7 @@ import msgspec
 from services.archive import queries_index as queries
 from services.archive import share
 from services.archive.commit import default_policy
+from services.archive.consumed import Consumed
 from services.archive.queries_index import NO_ZONES, Rank
 from services.archive.share import MAX_RECORDS
 from shared import ids, metrics, runtime, tracing
@@ -124,6 +126,8 @@ class SightingIndexer:
         self._known: dict[str, Rank] = {}
         self._shown: dict[str, int] = {}
         self._letters = Letters(platform.bus, platform.clock, GROUP)
+        self._bad: set[tuple[str, int, int]] = set()
+        self._consumed = Consumed(platform.database, GROUP)
 
     async def run(self, stop: Stop) -> None:
         try:
@@ -138,6 +142,7 @@ class SightingIndexer:
         try:
             consumer = self._consumer or await self._join()
             records = await consumer.poll(MAX_RECORDS, self.wait_s)
+            self._consumed.keep_only(consumer.assignment)
             if records:
                 await self.write(records)
                 await self._letters.settle(records)
@@ -152,6 +157,7 @@ class SightingIndexer:
 
     async def leave(self) -> None:
         """Leave the group; the next round joins it again."""
+        self._consumed.keep_only(())
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             await consumer.close()
@@ -166,8 +172,9 @@ class SightingIndexer:
     # One batch
 
     async def write(self, records: Sequence[Record]) -> None:
-        """The rows of one batch, in one transaction; without news in none."""
-        heard = self._heads(records)
+        """The rows of one batch and its mark, in one transaction; without news in none."""
+        self._bad.clear()
+        heard = self._heads(await self._consumed.unread(records))
         near = days_near(one.start_us for one in heard if 0 <= one.start_us <= LATEST_US)
         await self._look_up(heard, near)
         news = self._news(heard)
@@ -200,6 +207,9 @@ class SightingIndexer:
             days |= await queries.days(connection, news.pictures.keys() - days.keys(), near)
             pictures = [(key, days[key], *one) for key, one in news.pictures.items() if key in days]
             await queries.upsert_thumbnails(connection, pictures)
+            # What is set aside is in no mark: it must be met again until its letter is sent.
+            done = [one for one in records if one[:3] not in self._bad]
+            await self._consumed.mark(connection, done)
         metrics.SIGHTINGS_INDEXED.inc(written)
         for event in news.updates:
             age_us = max(0, now_us - event.sighting.end_us)
@@ -278,6 +288,7 @@ class SightingIndexer:
         return News(list(updates.values()), pictures)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
+        self._bad.add(record[:3])
         self._letters.put(record, error)
 
     # Silence

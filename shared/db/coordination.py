@@ -6,6 +6,8 @@ the ledger can say where seconds are that nobody has filed yet; written by the a
 (services/archive/waiting.py), which drops a row once its footage would be past its expiry.
 `sign_in_attempt`: recent attempts to sign in, by hashes of name and address; written by the api
 (services/api/limits.py), dropped after minutes.
+`consumed`: the last batch of each partition that is in rows, by hashes of its messages; written by
+the archive with the rows (services/archive/consumed.py), one row for each partition of a group.
 """
 
 from __future__ import annotations
@@ -46,4 +48,14 @@ sign_in_attempt = sa.Table(
     sa.Column("at_us", sa.BigInteger, nullable=False),  # the newest
     sa.Column("times", sa.JSON, nullable=False),
     sa.Index("ix_sign_in_attempt_at", "at_us"),
+)
+
+consumed = sa.Table(
+    "consumed",
+    metadata,
+    _name("consumer_group", 100),
+    _name("topic", 100),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.Column("digests", sa.LargeBinary, nullable=False),
 )
