@@ -125,6 +125,8 @@ class SightingIndexer:
         self._policy_version = -1
         self._known: dict[str, Rank] = {}
         self._shown: dict[str, int] = {}
+        self._dates: dict[str, date] = {}
+        """Of what is known: the date under which it stands, whatever zone the site has by now."""
         self._letters = Letters(platform.bus, platform.clock, GROUP)
         self._bad: set[tuple[str, int, int]] = set()
         self._consumed = Consumed(platform.database, GROUP)
@@ -200,7 +202,7 @@ class SightingIndexer:
                 )
                 # Footage that is gone has no sightings, however late they come (edge case 15).
                 if row[queries.EXPIRES] > now_us:
-                    rows.append(row)
+                    rows.append(queries.under(row, self._dates.get(sighting.id, row[queries.DATE])))
             rows.sort(key=itemgetter(0))  # each page of the key's index is met once
             written = await queries.upsert_sightings(connection, rows)
             days = {row[0]: row[queries.DATE] for row in rows}
@@ -216,6 +218,7 @@ class SightingIndexer:
             metrics.SIGHTING_AGE_SECONDS.observe(age_us / SECOND_US)
         # Committed: from here on these are old.
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
+        self._dates.update((row[0], row[queries.DATE]) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
         if tracing.is_on():
             self._trace(heard, {row[0] for row in rows}, now_us)
@@ -230,10 +233,12 @@ class SightingIndexer:
     async def _look_up(self, heard: Sequence[Heard], near: Collection[date]) -> None:
         """How new the table's rows and pictures are, of those not remembered. What is remembered
         was committed, and a row never goes back, so that a repeated update costs no look at all."""
-        known, shown = self._known, self._shown
-        for memory in (known, shown):
-            if len(memory) > MAX_KNOWN:
-                memory.clear()
+        known, shown, dates = self._known, self._shown, self._dates
+        if len(known) > MAX_KNOWN:
+            known.clear()
+            dates.clear()
+        if len(shown) > MAX_KNOWN:
+            shown.clear()
         unknown = {
             key
             for _, key, taken_us, _, _ in heard
@@ -242,8 +247,9 @@ class SightingIndexer:
         if unknown:
             async with self._platform.database.read() as connection:
                 stored = await queries.stored(connection, unknown, near)
-            for key, rank, taken in stored:
+            for key, rank, taken, day in stored:
                 known[key] = rank
+                dates[key] = day
                 if taken is not None:
                     shown[key] = taken
 

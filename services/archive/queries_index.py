@@ -140,17 +140,24 @@ async def upsert_thumbnails(
     await _upsert(connection, _upsert_thumbnail, THUMBNAIL_COLUMNS, rows)
 
 
+def under(row: tuple[Any, ...], day: date) -> tuple[Any, ...]:
+    """A row of `SIGHTING_COLUMNS` under another date."""
+    return row if row[DATE] == day else (*row[:DATE], day, *row[DATE + 1 :])
+
+
 def rank_of(row: Sequence[Any]) -> Rank:
     """Of a row of `SIGHTING_COLUMNS`."""
     return row[_END], row[_ENDED], row[_SENT]
 
 
 class Stored(NamedTuple):
-    """A sighting that has a row: how new that is, and when its picture was taken, if it has one."""
+    """A sighting that has a row: how new that is, when its picture was taken, if it has one, and
+    the date of both."""
 
     id: str
     rank: Rank
     taken_us: int | None
+    day: date
 
 
 async def stored(
@@ -160,7 +167,7 @@ async def stored(
     its sighting's date."""
     s, t = _sighting.c, _thumbnail.c
     query = (
-        sa.select(s.id, s.end_us, s.ended, s.sent_at_us, t.captured_us)
+        sa.select(s.id, s.end_us, s.ended, s.sent_at_us, t.captured_us, s.recording_date)
         .select_from(_sighting)
         .outerjoin(
             _thumbnail,
@@ -173,7 +180,7 @@ async def stored(
         .where(_one_of(connection, s.id, sighting_ids), _on(connection, s.recording_date, near))
     )
     rows = (await connection.execute(query)).all()
-    return [Stored(row[0], (row[1], row[2], row[3]), row[4]) for row in rows]
+    return [Stored(row[0], (row[1], row[2], row[3]), row[4], row[5]) for row in rows]
 
 
 async def days(
