@@ -39,8 +39,6 @@ class Trade(NamedTuple):
     """A child that was asked to end is killed after so long."""
     kill_matters: bool
     """Whether a kill leaves something to repair."""
-    variables: Mapping[str, str]
-    """Environment that its libraries want, unless the parent's says otherwise."""
 
 
 def command(service: str, parent: int) -> tuple[str, ...]:
@@ -55,19 +53,13 @@ def asked(arguments: Sequence[str]) -> tuple[str, int] | None:
     return None
 
 
-def environment(
-    settings: Settings,
-    instance: str,
-    base: Mapping[str, str],
-    variables: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+def environment(settings: Settings, instance: str, base: Mapping[str, str]) -> dict[str, str]:
     """The environment that gives a child exactly these settings, whatever their source was."""
     env = {
         name: value
         for name, value in base.items()
         if not name.startswith(PREFIX) or (name in NOT_SETTINGS and name != "LAMPPOST_CONFIG")
     }
-    env = {**(variables or {}), **env}
     values = settings.model_dump(mode="json")
     values["state_dir"] = str(settings.state_dir.resolve())
     values["instance"] = instance
@@ -123,7 +115,7 @@ class Child:
         self.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "services", *command(trade.service, os.getpid())),
-            env=environment(self._settings, self.name, os.environ, trade.variables),
+            env=environment(self._settings, self.name, os.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

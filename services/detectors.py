@@ -8,19 +8,16 @@ they are asked to end at the very beginning of a stop, so that no recorder waits
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from typing import IO, Any
 
 from services.children import Child, Trade
 from shared.clock import Clock
 from shared.settings import Settings
 
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A library that starts a thread a core of its own would only fight the next worker."""
-TRADE = Trade("detector", "detect", kill_after_s=1.5, kill_matters=False, variables=ONE_THREAD)
+TRADE = Trade("detector", "detect", kill_after_s=1.5, kill_matters=False)
 """Killed, it leaves sightings without an end, which the archive ends after 60 s of silence."""
 FEW = 4
 PATIENT_S = 10.0
@@ -58,7 +55,10 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def step_back(nice: int) -> None:
-    """Called by a worker before it loads anything heavy: recording goes first from here on."""
+def begin(nice: int, environ: MutableMapping[str, str]) -> None:
+    """Called by a worker before it loads anything heavy, however it was started: recording goes
+    first from here on, and its libraries start no threads unless a variable says so."""
+    for variable, value in ONE_THREAD.items():
+        environ.setdefault(variable, value)
     if nice > 0:
         os.nice(nice)

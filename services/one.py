@@ -170,7 +170,7 @@ def run(name: str, settings: Settings, parent: int | None, role: str = "all") ->
     if parent is not None:
         children.end_with_parent(parent)
     if name == detectors.TRADE.service:
-        detectors.step_back(settings.detect.nice)
+        detectors.begin(settings.detect.nice, os.environ)
     try:
         asyncio.run(run_one(name, settings, parent, role))
     finally:

@@ -18,7 +18,7 @@ from shared.errors import Kind, LamppostError
 from shared.messages import CAMERAS
 from shared.settings import Settings
 
-TRADE = Trade("recorder", "ingest", kill_after_s=3.2, kill_matters=True, variables={})
+TRADE = Trade("recorder", "ingest", kill_after_s=3.2, kill_matters=True)
 
 
 class Load(NamedTuple):

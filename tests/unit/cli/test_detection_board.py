@@ -83,14 +83,6 @@ def test_workers_follow_the_cores_at_most_one_a_partition() -> None:
     assert planned(detect={"workers": 5}, stores={"bus_partitions": 2}) == 2
 
 
-def test_a_detector_runs_one_thread_and_keeps_what_a_person_chose() -> None:
-    env = children.environment(
-        Settings(), "detector-001", {"OMP_NUM_THREADS": "3"}, detectors.ONE_THREAD
-    )
-    assert env["OMP_NUM_THREADS"] == "3" and env["OPENBLAS_NUM_THREADS"] == "1"
-    assert env["LAMPPOST_INSTANCE"] == "detector-001"
-
-
 def test_demo_cameras_sample_as_the_setting_says_and_older_ones_are_changed() -> None:
     clip = Clip(Path("/clips/street.mp4"), 60.0, 300_000, "street")
     new = demo.lay_out([clip], 2, 1.0)
