@@ -30,6 +30,8 @@ NEXT = f"{IMAGE}-next"
 LASTING = {"api", "detect", "index", "ingest", "ingest2", "retention", "spool", "spool2"}
 ONCE = {"secrets", "migrate", "demo"}
 GAP_S = 2.0
+GRACE_S = 45
+"""Of a recorder, as in docker-compose.yml (tests/compose/test_file.py)."""
 Figure = Callable[[str, object], None]
 
 
@@ -223,9 +225,12 @@ def test_an_upgrade_loses_two_seconds_at_most(
 
 
 def test_a_recorder_restarts_without_loss(stack: Stack, record_property: Figure) -> None:
-    """`docker compose restart` of one recorder: the other has its cameras meanwhile."""
+    """`docker compose restart` of one recorder: the other has its cameras meanwhile.
+
+    With the time that it has for that: without it podman kills after ten seconds, whatever the
+    file's `stop_grace_period` says, which Docker keeps to."""
     since_us = CLOCK.now_us()
-    stack.compose("restart", "ingest")
+    stack.compose("restart", "--timeout", str(GRACE_S), "ingest")
     until_sync(lambda: recording(stack), 60, "every camera is recorded", every_s=0.5)
     gap_s = worst_gap(stack, since_us)
     record_property("figure", f"restart of a recorder: most lost by a camera {gap_s:.2f} s")

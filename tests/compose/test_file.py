@@ -118,8 +118,11 @@ def test_each_instance_has_its_name_and_a_recorder_shares_its_own_with_its_spool
 
 def test_a_recorder_has_time_to_hand_its_cameras_over() -> None:
     handover_s = load({}).ingest.handover_s
+    guide = (ROOT / "docs" / "guide" / "compose.md").read_text("utf-8")
     for name in ("ingest", "ingest2"):
-        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= handover_s + 10
+        grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s >= handover_s + 10
+        assert f"restart --timeout {grace_s} ingest" in guide
 
 
 def test_only_the_api_and_grafana_are_published_and_only_here() -> None:
