@@ -22,7 +22,7 @@ from services import children, detectors, recorders, summary
 from services.board import Board
 from services.logfile import LogFile
 from services.one import build, in_process, version
-from shared import log, metrics
+from shared import log, metrics, presence
 from shared.clock import SECOND_US, Clock
 from shared.db import tables
 from shared.errors import Kind, LamppostError
@@ -144,6 +144,7 @@ class Supervisor:
             self._start(name, self._service_of(name))
         self._start("status board", lambda: self.board.run(self.platform, self._services_stop))
         self._start("bus trim", self._trim)
+        self._start("presence", self._say)
         planners = [
             asyncio.ensure_future(self._staff(stop)),
             asyncio.ensure_future(self._look(stop)),
@@ -165,6 +166,10 @@ class Supervisor:
     def _start(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         work = keep(name, make, self._services_stop, self._clock)
         self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _say(self) -> None:
+        """This process is there, and all that it holds is of one release."""
+        await presence.say(self.platform, "all", self.settings.instance, self._services_stop)
 
     async def _trim(self) -> None:
         """The bus keeps no more than its topics promise."""

@@ -30,7 +30,7 @@ from services.api.status_models import (
     SpoolOut,
     StatusOut,
 )
-from shared import civil
+from shared import civil, presence
 from shared.blobs import Usage
 from shared.clock import HOUR_US, SECOND_US
 from shared.coverage import Coverage
@@ -38,6 +38,7 @@ from shared.domain import RecordingState
 from shared.errors import LamppostError
 from shared.intervals import Interval
 from shared.messages import RecorderStatus
+from shared.presence import Process
 from shared.standing import Standing
 from shared.version import version
 
@@ -67,6 +68,7 @@ class Facts(NamedTuple):
     standing: Standing
     letters: int | None
     store: Usage | None
+    there: Sequence[Process]
 
 
 async def gather(granted: Granted) -> StatusOut:
@@ -87,7 +89,7 @@ async def gather(granted: Granted) -> StatusOut:
         analysts=_analysts(context, facts),
         deletion=_deletion(context, facts),
         events=_events(context, facts),
-        processes=_processes(context) if unlimited else [],
+        processes=_processes(context, facts.there) if unlimited else [],
         clock=_clock(facts),
         room=_room(context, facts),
     )
@@ -119,6 +121,7 @@ async def _facts(granted: Granted) -> Facts:
         outbox = await stored.outbox(connection)
         deliveries = await stored.deliveries(connection)
         doubt = await context.doubt(connection)
+        there = await presence.read(platform, connection)
     states = context.recorders.states()
     away = status_holes.away(cameras, states)
     spooled: dict[str, list[Interval]] = {}
@@ -140,6 +143,7 @@ async def _facts(granted: Granted) -> Facts:
         standing=standing,
         letters=letters,
         store=store,
+        there=there,
     )
 
 
@@ -295,9 +299,21 @@ def _events(context: ApiContext, facts: Facts) -> EventsOut:
     )
 
 
-def _processes(context: ApiContext) -> list[ProcessOut]:
-    """Those that speak: the api that answers, recorders, detect workers."""
-    found = [ProcessOut(name=context.settings.instance, service="api", version=version())]
+def _processes(context: ApiContext, there: Sequence[Process]) -> list[ProcessOut]:
+    """Those that have the database, by their rows; recorders and detect workers, by the bus; and
+    the api that answers, which is there whatever its row says."""
+    found = [
+        ProcessOut(
+            name=item.name,
+            service=item.service,
+            version=item.version,
+            started=times.text(item.started_us, context.zone),
+        )
+        for item in there
+    ]
+    me = context.settings.instance
+    if not any(item.name == me and item.service in ("api", "all") for item in found):
+        found.append(ProcessOut(name=me, service="api", version=version()))
     found += [
         ProcessOut(
             name=item.recorder,

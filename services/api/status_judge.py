@@ -22,6 +22,8 @@ OUTBOX_OLD_S = 300.0
 FILED_OLD_S = 1_200.0
 DROPPED_SHARE = 0.10
 RUN_OLD_S = 1_800.0
+NAMED = 3
+"""Processes of a release that a sentence names."""
 FREE_SHARE = 0.15
 """Recording stops at a tenth (`spool.min_free_ratio`)."""
 
@@ -36,6 +38,7 @@ def concerns(status: StatusOut) -> list[Concern]:
         *_events(status),
         *_clock(status),
         *_room(status),
+        *_releases(status),
     ]
 
 
@@ -216,6 +219,24 @@ def _room(status: StatusOut) -> Iterator[Concern]:
                 what=f"{what} has {free / total:.0%} of its room left.",
                 fix="Make room. Nothing unexpired is ever deleted for it.",
             )
+
+
+def _releases(status: StatusOut) -> Iterator[Concern]:
+    """During an upgrade this is as it should be; it should not last."""
+    found: dict[str, list[str]] = {}
+    for item in status.processes:
+        if item.version:
+            found.setdefault(item.version, []).append(f"{item.service} {item.name}")
+    if len(found) < 2:
+        return
+    shares = ", ".join(f"{version} ({len(names)})" for version, names in sorted(found.items()))
+    few, names = min(found.items(), key=lambda item: (len(item[1]), item[0]))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    yield Concern(
+        name="releases_differ",
+        what=f"Releases run side by side: {shares}. Of {few}: {', '.join(names[:NAMED])}{more}.",
+        fix="During an upgrade wait for its end; else end it, or take it back.",
+    )
 
 
 def _n(count: int, one: str, many: str) -> str:

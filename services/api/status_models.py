@@ -135,8 +135,11 @@ class EventsOut(Reply):
 class ProcessOut(Reply):
     name: str
     service: str
+    """With its role, such as `archive-index`; `all`: what `lamppost run all` has in one process."""
     version: str
     """Empty: it does not say."""
+    started: str | None = None
+    """Null where it does not say."""
     detail: str = ""
 
 

@@ -7,6 +7,7 @@ and nothing cut. Lists that do not fit say how many more there are; `--json` has
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -229,13 +230,13 @@ def _events(status: Status) -> Text:
 
 
 def _services(status: Status) -> Text:
-    """By service: how many, and of which versions."""
-    found: dict[str, list[str]] = {}
+    """By release: how many of each service."""
+    found: dict[str, Counter[str]] = {}
     for item in status["processes"]:
-        found.setdefault(item["service"], []).append(item["version"] or "?")
+        found.setdefault(item["version"] or "?", Counter())[item["service"]] += 1
     parts = [
-        f"{len(versions)} {name} {', '.join(sorted(set(versions)))}"
-        for name, versions in sorted(found.items())
+        f"{release}: {', '.join(f'{count} {name}' for name, count in sorted(services.items()))}"
+        for release, services in sorted(found.items())
     ]
     return _line("services", *(parts or ["not told to those limited to some cameras"]))
 

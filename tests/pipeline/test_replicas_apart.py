@@ -19,6 +19,7 @@ import pytest
 
 from shared import civil
 from shared.clock import SECOND_US, SystemClock
+from shared.version import version
 from tests.support.servers.rtsp import free_port
 from tests.support.video import write_video
 from tests.support.wait import until
@@ -201,3 +202,19 @@ async def test_services_apart_survive_a_kill_and_leave_nothing_behind(tmp_path: 
         await made.end(*(name for name in SERVICES if name not in ("rec-a", "rec-b", "arc-a")))
     found = json.loads(made.command("check", "--json"))
     assert found["clean"], found
+
+
+async def test_every_process_says_its_release_until_it_ends(tmp_path: Path) -> None:
+    async with installation(tmp_path) as (made, one, _):
+
+        async def told() -> dict[str, str]:
+            answer = await one.get("/v1/status")
+            assert answer.status_code == 200, answer.text
+            return {item["name"]: item["version"] for item in answer.json()["processes"]}
+
+        async def all_told() -> bool:
+            return await told() == dict.fromkeys(SERVICES, version())
+
+        await until(all_told, 30, "all of them say their release", every_s=0.2)
+        await made.end("ret-a")
+        assert set(await told()) == SERVICES.keys() - {"ret-a"}, "gone at once, by its own word"

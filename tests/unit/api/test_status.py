@@ -26,6 +26,8 @@ from shared.messages import (
     SpoolWaiting,
     StatusChanged,
 )
+from shared.presence import SILENT_US, Presence
+from shared.version import version
 from tests.support.api import HONG_KONG, NOW_US, Api, opened
 
 MINUTE_US = 60 * SECOND_US
@@ -289,9 +291,41 @@ async def test_how_old_what_analysts_see_is_and_what_was_dropped(api: Api) -> No
     assert (seen["hour_looked_share"], seen["hour_dropped_share"]) == (0.75, 0.25)
     assert (seen["detectors"], seen["detector_lag_s"]) == (1, 0.4)
     assert {"frames_dropped", "nothing_filed"} <= set(names(found))
-    assert {"name": "d1", "service": "detect", "version": "0.1.0", "detail": "coco (f32)"} in found[
-        "processes"
-    ]
+    assert {
+        "name": "d1",
+        "service": "detect",
+        "version": "0.1.0",
+        "started": None,
+        "detail": "coco (f32)",
+    } in found["processes"]
+
+
+async def test_every_process_says_its_release_and_two_of_them_are_told(api: Api) -> None:
+    ours = version()
+    told = [("archive-index", "index-1"), ("retention", "r-1"), ("api", "local")]
+    for service, name in told:
+        await Presence(api.platform, service, name).run_once()
+    api.context.recorders.apply(RecorderStatus("rec", NOW_US, 1, "", (), 0, 0, 0, version=ours))
+    found = await status(api)
+    assert [(item["service"], item["name"], item["version"]) for item in found["processes"]] == [
+        ("api", "local", ours),
+        ("archive-index", "index-1", ours),
+        ("ingest", "rec", ours),
+        ("retention", "r-1", ours),
+    ], "the api that answers is not there twice"
+    assert found["processes"][1]["started"] == "2026-11-25T15:00:00.000+08:00"
+    assert "releases_differ" not in names(found)
+    await Presence(api.platform, "archive-index", "index-2", release="9.9.9").run_once()
+    found = await status(api)
+    [concern] = [item for item in found["concerns"] if item["name"] == "releases_differ"]
+    assert concern["what"] == (
+        f"Releases run side by side: {ours} (4), 9.9.9 (1). Of 9.9.9: archive-index index-2."
+    )
+    await api.clock.advance(SILENT_US / SECOND_US)
+    found = await status(api)
+    assert [item["service"] for item in found["processes"] if item["service"] != "ingest"] == [
+        "api"
+    ], "the silent are not there, and the api that answers is"
 
 
 async def test_a_camera_with_a_wrong_clock(api: Api) -> None:

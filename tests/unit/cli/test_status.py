@@ -101,7 +101,7 @@ def test_all_well_is_the_first_line_and_fits_a_screen() -> None:
     assert len(found) <= 24
     assert all(len(line) <= 80 for line in found)
     assert "cameras   15 of 15 recording; 0 s unaccounted in 24 h" in found
-    assert "services  1 api 0.1.0; 1 ingest ?" in found
+    assert "services  0.1.0: 1 api; ?: 1 ingest" in found
 
 
 def test_fifteen_cameras_with_holes_fit_a_screen_and_say_how_many_more() -> None:
