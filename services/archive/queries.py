@@ -223,6 +223,12 @@ async def known_keys(connection: AsyncConnection, keys: Collection[str]) -> set[
     return found
 
 
+async def key_of(connection: AsyncConnection, segment_id: str) -> str:
+    """The object of a segment that has a row; empty where it has none."""
+    query = sa.select(_segment.c.key).where(_segment.c.id == segment_id)
+    return str(await connection.scalar(query) or "")
+
+
 async def is_purged(
     connection: AsyncConnection, camera_id: str, day: date, segment_id: str
 ) -> bool:

@@ -9,6 +9,8 @@ An object is left alone for its first hour, and while a spool has its video. Els
 
 - its purge has a tombstone, or it is past its expiry and no hold keeps it: removed, audited first;
 - boxes without their recording are removed alike, unless a hold covers them;
+- so is a second object of a recording whose row names another, where that has the same bytes: it
+  was filed again after a death, and the site had got another time zone;
 - it reads as a whole recording of a camera that is or was there: it gets its row back, under the
   camera's lock and with its holds, as if the recorder had filed it now;
 - else it stays, counted and logged: nothing unexpired is deleted (invariant 5).
@@ -66,6 +68,8 @@ class Found(NamedTuple):
     holds: list[Hold]
     purged: bool
     has_camera: bool
+    elsewhere: str
+    """The key of the recording's row, which is another; empty: it has no row."""
 
 
 class Reconciler:
@@ -170,6 +174,8 @@ class Reconciler:
             await self._remove(found, place, "the same bytes are set aside in the spool", sure=True)
         elif found.key.endswith(".boxes"):
             await self._settle_boxes(found, place)
+        elif known.elsewhere:
+            await self._settle_second(found, place, known.elsewhere)
         elif not known.has_camera:
             self._leave(found.key, f"there is no camera {place.camera_id}")
         else:
@@ -182,6 +188,15 @@ class Reconciler:
             self._leave(found.key, "boxes of a recording without a row")
         else:
             await self._remove(found, place, "boxes without their recording", alone=True)
+
+    async def _settle_second(self, found: BlobInfo, place: Place, key: str) -> None:
+        other = await self._platform.blobs.stat(key)
+        mine = await self._platform.blobs.stat(found.key)  # a listing may not say the hash
+        if other and mine and mine.sha256 and other[1:3] == mine[1:3]:  # size and hash
+            why = f"its recording has a row, and lies under {key}"
+            await self._remove(found, place, why, sure=True)
+        else:
+            self._leave(found.key, f"its recording's row names {key}, where the bytes are not")
 
     async def _in_hand(self, name: str) -> bool:
         return await asyncio.to_thread(leftovers.waits_in_spool, self._root, name)
@@ -197,6 +212,7 @@ class Reconciler:
                 await stored_holds.load(connection, cameras=[place.camera_id]),
                 await queries.is_purged(connection, place.camera_id, place.day, place.segment_id),
                 await queries.camera_exists(connection, place.camera_id),
+                await queries.key_of(connection, place.segment_id),
             )
 
     async def _adopt(self, found: BlobInfo, place: Place, known: Found) -> None:

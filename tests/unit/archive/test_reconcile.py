@@ -348,3 +348,35 @@ async def test_pieces_of_any_size_give_the_same(size: int) -> None:
 def test_a_key_without_a_date_is_no_place(key: str) -> None:
     with pytest.raises(LamppostError):
         rebuild.place_of(key)
+
+
+async def test_a_second_object_of_a_recording_that_has_its_row_goes(store: Store) -> None:
+    """Filed again after a death, under the date of another time zone that the site had got."""
+    one = made()[0]
+    archiving.file_segment(store.settings, one.segment, one.data)
+    await archiving.drain(store.archive)
+    [key] = await all_keys(store.platform)
+    async with store.platform.database.write() as connection:
+        await connection.execute(
+            sa.insert(tables.policy).values(
+                version=2, retention_days=30, basis="civil_date",
+                timezone="America/New_York", effective_from_us=1,
+            )
+        )  # fmt: skip
+    archiving.file_segment(store.settings, one.segment, one.data)
+    await archiving.drain(store.archive)
+    other = key.replace("2024-04-16", "2024-04-15")
+    assert await all_keys(store.platform) == [other, key]
+    store.pass_us(2 * HOUR_US)
+    await store.walk()
+    assert await all_keys(store.platform) == [key]
+    assert await store.removals() == [(other, f"its recording has a row, and lies under {key}")]
+    await store.walk()
+    assert not await store.broken()
+    await store.platform.blobs.put(
+        other, one.data, sha256=one.segment.sha256, size_bytes=len(one.data)
+    )
+    await store.platform.blobs.delete([key])
+    store.pass_us(2 * HOUR_US)
+    await store.walk()
+    assert await all_keys(store.platform) == [other], "no other bytes are left of it"
