@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from shared.bus.embedded import EmbeddedBus
     from shared.bus.store import Store
 
-TICK_S = 0.1
-"""How soon records of another process are noticed."""
-FULL_LOOK_TICKS = 10
-"""A waiting poll asks for silent members each so many ticks, even when nothing was written."""
+FULL_LOOK_S = 1.0
+"""A waiting poll asks for silent members so often, even when nothing was written."""
 MAX_POLL_BYTES = 16 * 1024 * 1024
 IDLE_LIMIT = 30
 """A member that has not polled for so many session time-outs is alive no more, though its process
@@ -169,20 +167,28 @@ class EmbeddedConsumer:
             await asyncio.gather(self._heart, return_exceptions=True)
 
     def wake(self) -> None:
-        """Something was written by this process."""
+        """Something was written, by this process or another."""
         self._wake.set()
 
     async def _wait(self, over: asyncio.Event, versions: list[int]) -> None:
         """Until this process or another has written, the poll is over, or a full look is due."""
-        loop = asyncio.get_running_loop()
-        for _ in range(FULL_LOOK_TICKS):
-            tick = loop.call_later(TICK_S, self._wake.set)
-            await self._wake.wait()
-            tick.cancel()
-            self._check_open()
-            if over.is_set() or await self._versions() != versions:
-                return
-            self._wake.clear()
+        due = asyncio.Event()
+
+        def look() -> None:
+            due.set()
+            self._wake.set()
+
+        timer = asyncio.get_running_loop().call_later(FULL_LOOK_S, look)
+        try:
+            while True:
+                await self._wake.wait()
+                # Before the look: who writes after it wakes this once more.
+                self._wake.clear()
+                self._check_open()
+                if over.is_set() or due.is_set() or await self._versions() != versions:
+                    return
+        finally:
+            timer.cancel()
 
     async def _follow_group(self) -> None:
         """Evict the silent, and take over what changed in the group."""
@@ -311,12 +317,16 @@ class EmbeddedConsumer:
     def _in(self, store: Store, places: Mapping[Partition, T]) -> dict[Partition, T]:
         return {p: value for p, value in places.items() if self._bus.store(p[0]) is store}
 
+    def stores(self) -> list[Store]:
+        """Those in which anything that changes matters here: records, or the group."""
+        found = self._stores()
+        if self._me is not None and self._bus.durable not in found:
+            found.append(self._bus.durable)
+        return found
+
     async def _versions(self) -> list[int]:
         """What changes when a store or the groups do."""
-        stores = self._stores()
-        if self._me is not None and self._bus.durable not in stores:
-            stores.append(self._bus.durable)
-        return [await store.version() for store in stores]
+        return [await store.version() for store in self.stores()]
 
     def _check_open(self) -> None:
         if self._closed:

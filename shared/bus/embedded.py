@@ -2,7 +2,8 @@
 
 Durable topics lie in one file beside the database; an acknowledged publish is synced to disk.
 `frames` lies in a small ring in memory (shared/bus/frames.py). Records of the same process are
-noticed at once, those of other processes within `TICK_S`. See docs/architecture.md, "Ports".
+noticed at once, those of other processes soon after (shared/bus/watch.py). See
+docs/architecture.md, "Ports".
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from shared.bus.consumer import EmbeddedConsumer
 from shared.bus.frames import RING_BYTES, FrameFolder
 from shared.bus.groups import Member
 from shared.bus.store import Store
+from shared.bus.watch import Watch
 from shared.clock import SECOND_US, Clock
 from shared.errors import Kind, LamppostError
 from shared.messages import ALL_TOPICS, Topic
@@ -50,6 +52,7 @@ class EmbeddedBus:
         self._frames = frames
         self._folder = folder
         self._consumers: set[EmbeddedConsumer] = set()
+        self._watch = Watch(self._read_stores, self.notify)
         self._closed = False
         self._frame_bytes = 0
         self._log = log.get("bus")
@@ -138,6 +141,7 @@ class EmbeddedBus:
         )
         await made.begin()
         self._consumers.add(made)
+        self._watch.begin()
         return made
 
     async def partitions(self, topic: str) -> int:
@@ -175,6 +179,7 @@ class EmbeddedBus:
     async def abandon(self) -> None:
         """Let go of the files without leaving any group, as a killed process does."""
         self._closed = True
+        await self._watch.end()
         for consumer in list(self._consumers):
             await consumer.drop()
         await self._durable.close()
@@ -194,6 +199,9 @@ class EmbeddedBus:
         """Wake this process's readers: there may be something for them."""
         for consumer in self._consumers:
             consumer.wake()
+
+    def _read_stores(self) -> set[Store]:
+        return {store for consumer in self._consumers for store in consumer.stores()}
 
     def forget(self, consumer: EmbeddedConsumer) -> None:
         """A consumer was closed."""
