@@ -20,11 +20,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import SimulatedClock
-from shared.db import Database, coordination, migrate, sqlite, tables
+from shared.db import Database, coordination, migrate, processes, sqlite, tables
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 
 METADATA = coordination.lease.metadata
+assert processes.process.metadata is METADATA  # declared where it is used, and imported here
 """Of every table, whichever module declares it."""
 COUNT = sa.select(sa.func.count()).select_from(tables.policy)
 
