@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import log, metrics
 from shared.errors import Kind, LamppostError
+from shared.listening import listen, url_of
 from shared.settings import Internal
 
 MAX_CONNECTIONS = 256
@@ -102,15 +103,13 @@ class InternalServer:
         self._task: asyncio.Task[None] | None = None
         self._log = log.get(log_name)
 
-    async def start(self) -> str:
-        """Listen; the base URL by which others reach it. OSError when no port is to be had."""
-        at = self._settings
-        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
-        listening = self._socket = socket.create_server((at.host, at.port), family=family)
+    async def start(self, listening: socket.socket | None = None) -> str:
+        """Listen, or answer at a socket that listens already; the base URL by which others reach
+        it. OSError when no port is to be had."""
+        listening = self._socket = listening or listen(self._settings)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._task.add_done_callback(self._ended)
-        host = at.advertised or at.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        return url_of(self._settings, listening)
 
     async def stop(self, within_s: float = END_TIMEOUT_S + 0.5) -> None:
         """Stop listening, and cut off who still reads after `within_s`."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from services.ingest import adoption
+from services.ingest.front_door import FrontDoor
 from services.ingest.live import LiveHub
 from services.ingest.media import (
     FragmentWritten,
@@ -112,12 +113,11 @@ class IngestService:
             asyncio.create_task(self._out.send_accounts(ended)),
         ]
         everything = [following, asyncio.create_task(self._adopt(stop)), *moving]
-        server: InternalServer | None = None
+        door = FrontDoor(self._settings.internal, self._answerer)
         lock = FolderLock(self._spool.dir)
         try:
             self._take_place(lock)
-            # Recording first; who listens can wait for the server and what it imports.
-            server = await self._listen()
+            self._listen(door)
             everything.append(asyncio.create_task(self._report(alone)))
             await asyncio.wait(
                 [asyncio.ensure_future(stop.wait()), *everything],
@@ -135,8 +135,7 @@ class IngestService:
                     task.cancel()
                 results = await asyncio.gather(*everything, return_exceptions=True)
                 lock.release()
-                if server is not None:
-                    await server.stop()
+                await door.stop()
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -151,7 +150,16 @@ class IngestService:
             cause = str(error)
         self._log.error("the spool folder is not this recorder's alone", cause=cause)
 
-    async def _listen(self) -> InternalServer | None:
+    def _listen(self, door: FrontDoor) -> None:
+        try:
+            self._book.url = door.open()
+        except OSError as error:
+            # Nobody can read here, and recording goes on.
+            self._log.error("recorder cannot listen", cause=str(error))
+            return
+        self._log.info("recorder listens", url=self._book.url, epoch=self._media.epoch)
+
+    async def _answerer(self) -> InternalServer:
         http = await asyncio.to_thread(importlib.import_module, "services.ingest.recorder_http")
         app = http.build_app(
             self._hub,
@@ -161,13 +169,6 @@ class IngestService:
             probe=self._probe,
         )
         server: InternalServer = http.server_of(app, self._settings.internal)
-        try:
-            self._book.url = await server.start()
-        except OSError as error:
-            # Nobody can read here, and recording goes on.
-            self._log.error("recorder cannot listen", cause=str(error))
-            return None
-        self._log.info("recorder listens", url=self._book.url, epoch=self._media.epoch)
         return server
 
     async def run_once(self) -> bool:

@@ -318,10 +318,10 @@ async def test_a_stop_during_the_start_ends_everything(world: World) -> None:
 async def test_a_recorder_that_cannot_listen_records(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(_self: object) -> str:
+    def refused(_settings: object) -> None:
         raise OSError("no port is free")
 
-    monkeypatch.setattr("shared.internal_http.InternalServer.start", refused)
+    monkeypatch.setattr("services.ingest.front_door.listen", refused)
     await world.configure(camera("a"))
     world.start()
     said = await world.until_state("a", RecordingState.CONNECTING)
