@@ -122,6 +122,16 @@ def test_zeros_after_a_power_cut_are_cut_off(tmp_path: Path) -> None:
     assert len(segment.fragments) == len(file.fragments) - 1
 
 
+@pytest.mark.parametrize("size", [0, 5_000])
+def test_of_a_file_that_never_reached_the_disk_nothing_is_kept(tmp_path: Path, size: int) -> None:
+    """Its size at most did: not worth a person's look."""
+    spool = RecorderSpool(tmp_path, "local")
+    file = write_some(spool)
+    file.path.write_bytes(bytes(size))
+    assert repair.repair(spool, file.path, NOW_US) is None
+    assert [*spool.tmp.iterdir(), *spool.bad.iterdir()] == []
+
+
 def test_times_never_lie_after_the_last_write(tmp_path: Path) -> None:
     spool = RecorderSpool(tmp_path, "local")
     file = write_some(spool)
