@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+# How long an example takes says something of the machine, which others use, and not of the code.
+hypothesis.settings.register_profile("lamppost", deadline=None)
+hypothesis.settings.load_profile("lamppost")
 
 # The data folder may be named by the caller; every other setting would change what is tested.
 for name in list(os.environ):
