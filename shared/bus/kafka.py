@@ -153,9 +153,10 @@ class KafkaBus:
         await asyncio.gather(self._durable.drop(), self._passing.drop(), self._reach.close())
 
     async def _stop_background(self) -> None:
-        for task in self._background:
+        background, self._background = self._background, []
+        for task in background:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
 
     async def _forget(self, consumer: KafkaConsumer) -> None:
         self._consumers.discard(consumer)
