@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
+from zlib import crc32
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,15 +27,12 @@ _place = struct.Struct("<qqII")
 
 
 def digest(record: Record) -> bytes:
-    """What tells a message from every other that ever stood at its offset."""
-    key = record.key.encode()
-    found = blake2b(
-        _place.pack(record.offset, record.timestamp_us, len(key), len(record.headers)),
-        digest_size=DIGEST_BYTES,
-    )
-    found.update(key)
-    found.update(record.value)
-    return found.digest()
+    """What tells a message from every other that ever stood at its offset. Its value goes in by
+    length and CRC-32, which cost a fifth of a hash: chance has to be told apart, not malice, and
+    the time has to be the same as well."""
+    value = record.value
+    place = _place.pack(record.offset, record.timestamp_us, len(value), crc32(value))
+    return blake2b(place + record.key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def marks_of(records: Iterable[Record]) -> list[Mark]:
