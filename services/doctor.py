@@ -291,13 +291,9 @@ def timezone(settings: Settings) -> Finding:
 
 def port(settings: Settings) -> Finding:
     address = f"{settings.api.host}:{settings.api.port}"
-    lock = StateLock(settings.state_dir / "lock", "It")
-    if settings.state_dir.exists():
-        try:
-            lock.acquire()
-            lock.release()
-        except LamppostError as error:
-            owner = error.details.get("process", "?")
+    # Everything in one process, or the api alone (services/one.py).
+    for name in ("lock", f"run/{settings.instance}-api.lock"):
+        if owner := _holder(settings.state_dir / name):
             return Finding("port", "ok", f"{address}; Lamppost is running (process {owner})")
     family = socket.AF_INET6 if ":" in settings.api.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -308,6 +304,19 @@ def port(settings: Settings) -> Finding:
             fix = "Choose another: LAMPPOST_API__PORT=8601."
             return Finding("port", "wrong", f"{address}: {error.strerror}", fix)
     return Finding("port", "ok", f"{address} is free")
+
+
+def _holder(path: Path) -> str:
+    """The process that has this lock, empty where none has."""
+    if not path.exists():
+        return ""
+    lock = StateLock(path, "It")
+    try:
+        lock.acquire()
+    except LamppostError as error:
+        return str(error.details.get("process", "?"))
+    lock.release()
+    return ""
 
 
 def model(settings: Settings) -> Finding:

@@ -1,10 +1,15 @@
-"""What `lamppost doctor` says of a PostgreSQL, from what was found there."""
+"""What `lamppost doctor` says of a PostgreSQL, from what was found there, and of the port."""
 
 from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
 
 import pytest
 
 from services import doctor
+from services.statelock import StateLock
 from shared.db import migrate
 from shared.db.postgres_state import State
 from shared.settings import load
@@ -58,3 +63,26 @@ def test_a_server_that_is_away_is_a_finding() -> None:
 
 def test_the_embedded_database_needs_no_server() -> None:
     assert doctor.database(load({}, {})).verdict == "ok"
+
+
+@pytest.mark.parametrize("name", ["lock", "run/city-api.lock"])
+def test_a_port_that_lamppost_itself_has_is_no_fault(tmp_path: Path, name: str) -> None:
+    """Everything in one process, or the api alone: `doctor` is asked beside what runs."""
+    settings = load(
+        {"LAMPPOST_STATE_DIR": str(tmp_path), "LAMPPOST_INSTANCE": "city",
+         "LAMPPOST_API__HOST": "127.0.0.1"},
+        {},
+    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        api = settings.api.model_copy(update={"port": taken.getsockname()[1]})
+        settings = settings.model_copy(update={"api": api})
+        assert doctor.port(settings).verdict == "wrong"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        lock = StateLock(tmp_path / name, "It")
+        lock.acquire()
+        try:
+            found = doctor.port(settings)
+        finally:
+            lock.release()
+        assert found.verdict == "ok" and f"process {os.getpid()}" in found.detail
+        assert doctor.port(settings).verdict == "wrong", "it has ended, and another has the port"
