@@ -68,10 +68,10 @@ chaos: ## Kills and outages at random for half an hour (ARGS='--minutes 30', '--
 	@$(BOOTSTRAP) test
 	@exec .venv/bin/python -m tests.stack chaos $(ARGS)
 
-images: ## Build the container image and run it as Kubernetes would (root, Debian; minutes)
+images: ## Build the container image and run it as Kubernetes would (root, Debian; minutes; ARGS='-m gpu': detect-gpu)
 	@$(BOOTSTRAP) test
 	@.venv/bin/python -m tests.support.containers build
-	@exec $(PYTEST) -m images tests/images $(ARGS)
+	@exec $(PYTEST) -m "images and not gpu" tests/images $(ARGS)
 
 bench-stack: ## Measure the services on real servers against peers (ARGS='--small', '--row upload')
 	@$(BOOTSTRAP) test

@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.images)
             item.add_marker(pytest.mark.servers)
-            item.add_marker(pytest.mark.timeout(900))
+            # The one image is built in its test, and gigabytes are fetched for it.
+            gpu = item.get_closest_marker("gpu") is not None
+            item.add_marker(pytest.mark.timeout(9000 if gpu else 900))
 
 
 @pytest.fixture(scope="session")

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.markers import Marker
 
+from tests.images import looks
 from tests.images.conftest import ROOT, STATE
 from tests.support.containers.engine import AS_KUBERNETES, IMAGE, UID, Container, Engine
 from tests.support.servers.process import installing, run
 
 MAX_COMPRESSED_BYTES = 600_000_000
-NOT_THERE = (
-    *("gcc", "cc", "g++", "ld", "as", "make", "cpp", "rustc", "node", "npm", "uv", "git"),
-    *("curl", "wget", "ssh"),
-)
 IMPORT_ALL = """\
 import importlib, pkgutil, services, shared
 names = [m.name for p in (services, shared)
@@ -67,13 +61,7 @@ print(len(asked), wrong)
 
 def test_the_image_says_how_it_runs(facts: dict[str, Any]) -> None:
     config = facts["Config"]
-    assert config["User"] == f"{UID}:{UID}"
-    assert config["Entrypoint"] == ["lamppost"] and config["Cmd"] == ["run"]
-    assert config["StopSignal"] in ("SIGTERM", "15")
-    assert list(config["Volumes"]) == [STATE]
-    assert {"8600/tcp", "8610/tcp", "9100/tcp"} == set(config["ExposedPorts"])
-    health = facts.get("Healthcheck") or config["Healthcheck"]
-    assert health["Test"] == ["CMD", "lamppost", "health"]
+    looks.runs_as_told(facts)
     env = dict(line.split("=", 1) for line in config["Env"])
     assert env["LAMPPOST_STATE_DIR"] == STATE and env["LAMPPOST_LOG__FORMAT"] == "json"
     assert not [name for name in env if re.search(r"(?i)proxy|pip_|npm_|uv_|ssl", name)]
@@ -89,35 +77,17 @@ def test_the_labels_name_version_and_licences(facts: dict[str, Any]) -> None:
 
 def test_the_size_is_within_its_bound(engine: Engine, tmp_path: Path, record_property: Any) -> None:
     """As a registry holds it: each layer compressed."""
-    folder = tmp_path / "image"
-    save = ("save", "--format", "docker-dir", "--compress", "-o")
-    engine.podman(*save, folder, IMAGE, timeout_s=600)
-    try:
-        compressed = sum(path.stat().st_size for path in folder.iterdir())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    plain = json.loads(engine.podman("image", "inspect", IMAGE))[0]["Size"]
+    compressed, plain = looks.size(engine, IMAGE, tmp_path)
     record_property("figure", f"core: {compressed / 1e6:.0f} MB compressed, {plain / 1e6:.0f} MB")
     assert compressed < MAX_COMPRESSED_BYTES
 
 
 def test_no_compiler_and_no_leftovers(inside: Container) -> None:
-    script = (
-        f"for name in {' '.join(NOT_THERE)}; do command -v $name; done; "
-        "ls -d /opt/lamppost/venv/bin/pip* /opt/lamppost/venv/lib/*/site-packages/pip /src /out "
-        "/etc/pip.conf /etc/npmrc 2>/dev/null; "
-        "find /var/cache/uv /var/lib/apt/lists /var/cache/apt/archives /var/log /root /home /tmp "
-        "-type f -size +0 2>/dev/null; true"
-    )
-    found = inside.exec("sh", "-c", script).output.split()
-    assert found == []
+    assert looks.leftovers(inside) == []
 
 
 def test_only_state_and_tmp_can_be_written(inside: Container) -> None:
-    script = "find / -xdev -writable ! -type l -not -path '/proc/*' -not -path '/sys/*' 2>/dev/null"
-    found = inside.exec("sh", "-c", f"{script}; true").output.splitlines()
-    assert [path for path in found if not path.startswith(("/dev", "/tmp", STATE))] == []
-    assert inside.exec("touch", "/opt/lamppost/x").status != 0
+    assert looks.writable(inside) == []
 
 
 def test_byte_code_is_there_and_used(inside: Container) -> None:
@@ -138,34 +108,8 @@ def test_every_command_has_its_help(inside: Container) -> None:
     assert inside.exec("lamppost", "--help").status == 0
 
 
-def locked(lock: str) -> Iterator[tuple[str, str]]:
-    """Name and version of what a lock installs on this platform."""
-    environment = {"python_version": "3.11", "python_full_version": "3.11.2"}
-    for line in (ROOT / "requirements" / lock).read_text().splitlines():
-        found = re.match(r"([a-z0-9._-]+)==(\S+)\s*(?:;\s*(.*?))?\s*\\?$", line)
-        if found and (not found[3] or Marker(found[3]).evaluate(environment)):
-            yield re.sub(r"[-_.]+", "-", found[1]), found[2]
-
-
 def test_the_list_of_parts_is_what_was_locked(inside: Container) -> None:
-    document = json.loads(inside.exec("cat", "/opt/lamppost/sbom.json").output)
-    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    assert document["metadata"]["component"]["purl"] == "pkg:pypi/lamppost@0.1.0"
-    parts = document["components"]
-    refs = [part["bom-ref"] for part in parts]
-    assert len(refs) == len(set(refs)) and document["dependencies"][0]["dependsOn"] == refs
-    python = {
-        (re.sub(r"[-_.]+", "-", part["name"]).lower(), part["version"])
-        for part in parts
-        if part.get("purl", "").startswith("pkg:pypi/")
-    }
-    assert python == set(locked("otel.txt"))
-    unlicensed = [
-        part["name"]
-        for part in parts
-        if not part.get("licenses") and not part.get("purl", "").startswith("pkg:deb/")
-    ]
-    assert unlicensed == []
+    assert looks.unlicensed(looks.parts(inside, "otel.txt")) == []
 
 
 def test_gpl_parts_and_the_model_are_told(inside: Container) -> None:
@@ -220,7 +164,7 @@ def test_the_lock_of_detect_gpu_can_be_installed() -> None:
         cwd=ROOT,
         env=bootstrap.environment(),
     )
-    wanted = dict(locked("gpu.txt"))
+    wanted = dict(looks.locked("gpu.txt"))
     for name in ("torch", "torchvision", "ultralytics", "nvidia-cudnn-cu13"):
         assert f"{name}=={wanted[name]}" in said, said[-3000:]
 
