@@ -294,7 +294,8 @@ class Town:
                 )
             )
             item = Filed(segment.id, Path(), None, Path())
-            outcomes.append(Outcome(item, accepted=decided, tagged_held=decided.held))
+            now_us = self._clock.now_us()
+            outcomes.append(Outcome(item, decided, decided.held, stored_at_us=now_us))
             self._recorded[segment.id] = segment, decided.expires_at_us
         await asyncio.gather(*puts)
         await self._committer.commit(outcomes)

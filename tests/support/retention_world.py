@@ -275,7 +275,9 @@ class World:
             tags=HELD if decided.held else STANDARD,
         )
         item = Filed(segment.id, Path(), None, Path())
-        outcome = Outcome(item, accepted=decided, tagged_held=decided.held)
+        outcome = Outcome(
+            item, accepted=decided, tagged_held=decided.held, stored_at_us=self.clock.now_us()
+        )
         for left in reversed(range(tries)):
             try:
                 await self._committer.commit([outcome])

@@ -94,11 +94,12 @@ class Installation:
     async def file(self, made: list[Segment], width: int) -> None:
         """Commit in this order, in batches by both at once; the first one twice."""
         outcomes = []
+        now_us = self._platform.clock.now_us()
         for one in made:
-            decided = filing.decide(one, self._policy, [], self._platform.clock.now_us(), 30)
+            decided = filing.decide(one, self._policy, [], now_us, 30)
             assert isinstance(decided, Accepted)
             nowhere = Filed("x", Path(), None, Path())
-            outcomes.append(Outcome(nowhere, accepted=decided))
+            outcomes.append(Outcome(nowhere, accepted=decided, stored_at_us=now_us))
         batches = [outcomes[at : at + width] for at in range(0, len(outcomes), width)]
         for first, second in zip(batches[::2], [*batches[1::2], batches[0]], strict=False):
             await asyncio.gather(self._archives[0].commit(first), self._archives[1].commit(second))
