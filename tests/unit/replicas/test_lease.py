@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from shared.clock import SECOND_US, SimulatedClock
 from shared.lease import TTL_S, Lease, is_gone, process_name
 from shared.platform import Platform
-from tests.support.archiving import opened, settings_in
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock()
-
-
-@pytest.fixture
-async def platform(tmp_path: Path, clock: SimulatedClock) -> AsyncIterator[Platform]:
-    async with opened(settings_in(tmp_path), clock) as made:
-        yield made
 
 
 async def test_one_has_it_and_the_others_have_not(platform: Platform) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,21 +14,9 @@ from shared.errors import LamppostError
 from shared.platform import Platform
 from shared.presence import EVERY_S, MAX_DROPPED, SILENT_US, Presence
 from shared.version import version
-from tests.support.archiving import opened, settings_in
 from tests.support.wait import until
 
 SILENT_S = SILENT_US / SECOND_US
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock()
-
-
-@pytest.fixture
-async def platform(tmp_path: Path, clock: SimulatedClock) -> AsyncIterator[Platform]:
-    async with opened(settings_in(tmp_path), clock) as made:
-        yield made
 
 
 async def there(platform: Platform) -> dict[str, str]:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from shared import outbox
 from shared.clock import SimulatedClock
@@ -15,18 +11,7 @@ from shared.messages import SegmentArchived, decode
 from shared.outbox import Relay
 from shared.platform import Platform
 from shared.runtime import Stop
-from tests.support.archiving import events, opened, settings_in
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock()
-
-
-@pytest.fixture
-async def platform(tmp_path: Path, clock: SimulatedClock) -> AsyncIterator[Platform]:
-    async with opened(settings_in(tmp_path), clock) as made:
-        yield made
+from tests.support.archiving import events
 
 
 async def add(platform: Platform, *numbers: int) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from services.archive.waiting import SETTLED_US, WaitingKeeper, sweep
 from services.check import queries as check_queries
@@ -15,20 +12,9 @@ from shared.db.coordination import spool_waiting
 from shared.messages import RecorderStatus, SpoolWaiting, encode
 from shared.platform import Platform
 from shared.spool import FolderLock, RecorderSpool
-from tests.support.archiving import all_rows, opened, settings_in
+from tests.support.archiving import all_rows, settings_in
 
 START_US = 1_713_225_600_000_000
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock()
-
-
-@pytest.fixture
-async def platform(tmp_path: Path, clock: SimulatedClock) -> AsyncIterator[Platform]:
-    async with opened(settings_in(tmp_path), clock) as made:
-        yield made
 
 
 def keeper(platform: Platform, tmp_path: Path, instance: str = "one") -> WaitingKeeper:
