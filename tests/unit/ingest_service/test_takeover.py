@@ -204,8 +204,11 @@ async def test_patience_ends_when_nobody_takes_over(tmp_path: Path) -> None:
         await world.configure(camera("a"))
         await world.service.membership.run_once()
         leaving = asyncio.create_task(world.service.membership.hand_over(3.0))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        await clock.advance(4)
+
+        async def ended() -> bool:
+            await clock.advance(0.5)
+            return leaving.done()
+
+        await until(ended)
         await leaving
         assert set(world.media.cameras) == {"a"}
