@@ -320,7 +320,7 @@ class RtspSource:
                 GapReason.HOST_NOT_ALLOWED, "the host is not in ingest.rtsp_hosts"
             ) from None
         if isinstance(error, HostUnknownError):
-            raise SourceError(GapReason.UNREACHABLE, "the host's name has no address") from None
+            raise SourceError(GapReason.UNREACHABLE, str(error)) from None
         if isinstance(error, ConnectionFailed):
             reason = GapReason.CONNECTION_LOST if self._playing else GapReason.UNREACHABLE
             raise SourceError(reason, str(error)) from None

@@ -100,20 +100,3 @@ def test_host_list(entries: tuple[str, ...], host: str, allowed: list[str] | Non
             look_up(entries, host, names)
     else:
         assert look_up(entries, host, names) == allowed
-
-
-def test_a_name_server_that_never_answers_is_left_behind_and_asked_once() -> None:
-    never, stop = threading.Event(), threading.Event()
-    asked: list[str] = []
-
-    def hang(name: str) -> list[str]:
-        asked.append(name)
-        return [str(never.wait(30))]
-
-    hosts = HostList((), hang)
-    stop.set()
-    for _ in range(3):
-        with pytest.raises(HostUnknownError):
-            hosts.addresses("slow.example", SystemClock(), 30.0, stop)
-    never.set()
-    assert asked == ["slow.example"]
