@@ -47,6 +47,9 @@ class EmbeddedConsumer:
         self._assignment: frozenset[Partition] = frozenset()
         self._generation = -1
         self._turn = 0
+        self._nothing: list[int] | None = None
+        """What the stores looked like when there was nothing to read."""
+        self._looked_us = 0
         self._called_us = bus.clock.monotonic_us()
         self._beaten_us = self._called_us
         self._wake = asyncio.Event()
@@ -87,15 +90,25 @@ class EmbeddedConsumer:
         try:
             while True:
                 self._wake.clear()
-                versions = await self._versions()
-                await self._follow_group()
-                records = await self._fetch(max_records)
+                versions = self._versions()
+                records = await self._look(max_records, versions)
                 if records or alarm is None or over.is_set():
                     return records
                 await self._wait(over, versions)
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    async def _look(self, max_records: int, versions: list[int]) -> list[Record]:
+        """What the group and the logs have. Nothing, where nobody has written since they had
+        nothing, and silent members were asked for a moment ago."""
+        now_us = self._bus.clock.monotonic_us()
+        if versions == self._nothing and now_us - self._looked_us < FULL_LOOK_S * SECOND_US:
+            return []
+        await self._follow_group()
+        records = await self._fetch(max_records)
+        self._nothing, self._looked_us = None if records else versions, now_us
+        return records
 
     async def commit(self, records: Sequence[Record]) -> None:
         self._check_open()
@@ -141,6 +154,7 @@ class EmbeddedConsumer:
             raise LamppostError(Kind.INVALID, f"Not assigned here: {sorted(strange)}.")
         for place in partitions:
             self._positions[place] = 0
+        self._nothing = None
         self._wake.set()
 
     async def close(self) -> None:
@@ -185,7 +199,7 @@ class EmbeddedConsumer:
                 # Before the look: who writes after it wakes this once more.
                 self._wake.clear()
                 self._check_open()
-                if over.is_set() or due.is_set() or await self._versions() != versions:
+                if over.is_set() or due.is_set() or self._versions() != versions:
                     return
         finally:
             timer.cancel()
@@ -324,9 +338,9 @@ class EmbeddedConsumer:
             found.append(self._bus.durable)
         return found
 
-    async def _versions(self) -> list[int]:
+    def _versions(self) -> list[int]:
         """What changes when a store or the groups do."""
-        return [await store.version() for store in self.stores()]
+        return [store.look() for store in self.stores()]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -42,7 +42,7 @@ class Watch:
             loop.call_later(TICK_S, tick.set)
             await tick.wait()
             try:
-                found = {store: await store.version() for store in self._read()}
+                found = {store: store.look() for store in self._read()}
             except LamppostError:
                 self._changed()  # The consumers meet it by themselves.
                 continue

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from shared.bus.embedded import EmbeddedBus
+from shared.bus.store import Store
 from shared.bus.watch import TICK_S, Watch
-from shared.clock import SECOND_US, SystemClock
+from shared.clock import SECOND_US, SimulatedClock, SystemClock
 from shared.errors import Kind, LamppostError
 from tests.support.bus_harness import EmbeddedHarness, status, values
 from tests.support.wait import until
@@ -27,7 +28,7 @@ class FakeStore:
         self.looks = 0
         self.away = False
 
-    async def version(self) -> int:
+    def look(self) -> int:
         self.looks += 1
         if self.away:
             raise LamppostError(Kind.UNAVAILABLE, "away")
@@ -110,4 +111,52 @@ async def test_all_who_wait_notice_another_process_soon(tmp_path: Path) -> None:
         took_s = (CLOCK.monotonic_us() - begun_us) / SECOND_US
         assert [values(records) for records in found] == [[str(number)]] * len(readers)
         assert took_s < 30 * TICK_S, "long before the poll is over"
+    await harness.close()
+
+
+async def test_a_look_notices_every_writer(tmp_path: Path) -> None:
+    """This process and another."""
+    store = await Store.open(tmp_path / "bus.db", "OFF")
+    other = await Store.open(tmp_path / "bus.db", "OFF")
+    seen = store.look()
+    assert store.look() == seen, "nobody has written"
+    for writer in (store, other):
+        await writer.write(lambda c: c.execute("INSERT OR REPLACE INTO meta VALUES ('a', 1)"))
+        assert store.look() != seen
+        seen = store.look()
+        assert store.look() == seen
+    await other.close()
+    await store.close()
+    with pytest.raises(LamppostError, match="closed"):
+        store.look()
+
+
+async def test_a_quiet_log_is_not_read_again_and_again(tmp_path: Path) -> None:
+    """What a poll costs while nothing happens is paid by every service, day and night."""
+    harness = EmbeddedHarness(tmp_path / "bus.db")
+    clock = SimulatedClock()
+    bus, other = await harness.open(clock), await harness.open(clock)
+    assert isinstance(bus, EmbeddedBus)
+    reader = await bus.consumer(["camera-status"], group="g", member="m")
+    while await reader.poll(timeout_s=0):
+        pass
+    await reader.poll(timeout_s=0)
+    durable = bus.store("camera-status")
+    reads = 0
+    real = durable.read
+
+    async def read(work: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await real(work)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(durable, "read", read)
+        for _ in range(50):
+            assert await reader.poll(timeout_s=0) == []
+        assert reads == 0
+        await other.publish(status("a", "1"))
+        assert values(await reader.poll(timeout_s=0)) == ["1"]
+        await reader.seek_to_beginning(reader.assignment)
+        assert values(await reader.poll(timeout_s=0)) == ["1"], "read again when it is asked for"
     await harness.close()
