@@ -116,8 +116,9 @@ _MFHD = struct.Struct(">I4sII")
 _TRAF_HEAD = struct.Struct(">I4s I4sII I4sIQ I4sIIi")
 
 
-def make_fragment(sequence: int, samples: Sequence[Sample], end: int) -> bytes:
-    """`moof mdat` of these samples; `end` is the decode time at which the next one begins."""
+def make_fragment(sequence: int, samples: Sequence[Sample], end: int) -> tuple[bytes, ...]:
+    """`moof mdat` of these samples, in parts that follow each other, because joining them would
+    take as much memory again; `end` is the decode time at which the next one begins."""
     count = len(samples)
     trun_size = 20 + 16 * count
     traf_size = 8 + 16 + 20 + trun_size
@@ -135,12 +136,6 @@ def make_fragment(sequence: int, samples: Sequence[Sample], end: int) -> bytes:
         *(trun_size, b"trun", 1 << 24 | 0xF01, count, moof_size + 8),
     )
     size = 8 + sum(len(sample.data) for sample in samples)
-    return b"".join(
-        [
-            head,
-            traf,
-            struct.pack(">" + "IIIi" * count, *fields),
-            struct.pack(">I4s", size, b"mdat"),
-            *[sample.data for sample in samples],
-        ]
-    )
+    trun = struct.pack(">" + "IIIi" * count, *fields)
+    first = b"".join([head, traf, trun, struct.pack(">I4s", size, b"mdat")])
+    return (first, *[sample.data for sample in samples])

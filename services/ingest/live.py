@@ -133,8 +133,9 @@ class CameraFeed:
         self._end = fragment.offset + fragment.size
         if len(self.fragments) < MAX_FRAGMENTS:
             self.fragments.append(fragment)
-        self._remember(fragment, event.data)
-        self.viewers = {viewer for viewer in self.viewers if viewer.put(event.data)}
+        data = event.data if self.viewers or not self._readable else b""
+        self._remember(fragment, data)
+        self.viewers = {viewer for viewer in self.viewers if viewer.put(data)}
 
     def cut(self) -> None:
         """The stream does not go on: viewers end, and come again for what follows."""

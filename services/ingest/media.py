@@ -46,8 +46,13 @@ class FragmentWritten(NamedTuple):
 
     segment: OpenSegment
     fragment: Fragment
-    data: bytes
+    parts: tuple[bytes, ...]
     path: Path | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The bytes in one piece, made when they are asked for."""
+        return b"".join(self.parts)
 
 
 class SegmentFiled(NamedTuple):

@@ -111,7 +111,7 @@ class EventQueue:
 
 def _weight(event: MediaEvent) -> int:
     if isinstance(event, FragmentWritten):
-        return len(event.data)
+        return event.fragment.size
     return len(event.jpeg) if isinstance(event, FrameSampled) else 0
 
 

@@ -344,7 +344,7 @@ class CameraRecorder:
             raise ValueError("a fragment without a segment")
         fragment = file.write(action)
         self._tools.guard.wrote(fragment.size)
-        written = media.FragmentWritten(file.state.segment, fragment, action.data, file.path)
+        written = media.FragmentWritten(file.state.segment, fragment, action.parts, file.path)
         self._tools.emit(written)
         self._backoff.reset()
         self._say(RecordingState.RECORDING)

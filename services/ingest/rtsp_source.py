@@ -18,6 +18,7 @@ from services.ingest.hosts import HostList, HostRefusedError, HostUnknownError
 from services.ingest.nal import ParameterSets
 from services.ingest.rtsp_client import Connection, Refused, RtpSink
 from services.ingest.rtsp_dial import ConnectionFailed
+from services.ingest.rtsp_udp import Reorder
 from services.ingest.source import Packet, SourceError, StreamInfo
 from services.ingest.source_memory import PROCESS_MEMORY, Refusal, SourceMemory
 from services.ingest.watchdog import FrozenWatch, KeyFrameDecoder, SilenceWatch, thumbnail
@@ -147,7 +148,7 @@ class RtspSource:
         now_us = self._clock.monotonic_us()
         self._codec, self._clock_hz = codec, track.clock_hz
         self._assembler = rtp.Assembler(codec, track.payload)
-        self._reorder = rtp.Reorder()
+        self._reorder = Reorder()
         udp = self._camera.source.transport == "udp"
         self._sink: RtpSink = self._reordered if udp else self._assembler.feed
         self._sets = ParameterSets(codec)
@@ -270,7 +271,7 @@ class RtspSource:
         if self._ending is not None:
             raise self._ending
         try:
-            connection.pump(self._sink, self._rtcp)
+            connection.pump(self._sink, self._rtcp, self._assembler.feed_run)
         except (ConnectionFailed, rtsp_wire.WireError) as error:
             if len(self._assembler.ready) == before:
                 raise

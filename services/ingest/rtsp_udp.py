@@ -10,6 +10,8 @@ from services.ingest.rtsp_wire import whole_number
 RECEIVE_BYTES = 4 * 1024 * 1024
 BATCH = 256
 PORT_TRIES = 50
+REORDER_MAX = 64
+REORDER_WAIT_US = 100_000
 
 
 class UdpPair:
@@ -55,6 +57,55 @@ class UdpPair:
     def close(self) -> None:
         self.rtp.close()
         self.rtcp.close()
+
+
+class Reorder:
+    """Hands packets on in order. A missing one is waited for until REORDER_MAX packets or
+    REORDER_WAIT_US have passed, whichever is first."""
+
+    def __init__(self) -> None:
+        self._expected: int | None = None
+        self._held: dict[int, bytes] = {}
+        self._since_us = 0
+
+    def push(self, packet: bytes, now_us: int) -> list[bytes]:
+        """The packets that may be handed on now."""
+        if len(packet) < 12:
+            return []
+        sequence = packet[2] << 8 | packet[3]
+        if self._expected is None:
+            self._expected = sequence
+        ahead = (sequence - self._expected) & 0xFFFF
+        if ahead > 0x8000:
+            return []
+        if ahead > 4 * REORDER_MAX:
+            self._held.clear()
+            self._expected = sequence
+        if not self._held:
+            self._since_us = now_us
+        self._held[sequence] = packet
+        if len(self._held) > REORDER_MAX:
+            self._give_up()
+        return self._run(now_us)
+
+    def overdue(self, now_us: int) -> list[bytes]:
+        """The packets whose predecessor was waited for long enough; call it now and then."""
+        if not self._held or now_us - self._since_us < REORDER_WAIT_US:
+            return []
+        self._give_up()
+        return self._run(now_us)
+
+    def _give_up(self) -> None:
+        expected = self._expected or 0
+        self._expected = min(self._held, key=lambda number: (number - expected) & 0xFFFF)
+
+    def _run(self, now_us: int) -> list[bytes]:
+        found: list[bytes] = []
+        while self._expected is not None and self._expected in self._held:
+            found.append(self._held.pop(self._expected))
+            self._expected = (self._expected + 1) & 0xFFFF
+            self._since_us = now_us
+        return found
 
 
 def _take(source: socket.socket, sender: str) -> list[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,8 @@ from shared.domain import Fragment, Segment
 from shared.spool import RecorderSpool, sync_dir, write_atomic
 
 SOFTWARE = "lamppost 0.1.0"
+MAX_PARTS = 1_024
+"""Of one call of the kernel (IOV_MAX)."""
 
 
 class OpenState(msgspec.Struct, frozen=True):
@@ -53,7 +56,7 @@ class SegmentFile:
         self.fragments: list[Fragment] = []
         try:
             sync_dir(self.path.parent)
-            self._append(segment.init)
+            self._append((segment.init,))
         except OSError:
             self.abandon()
             raise
@@ -65,17 +68,20 @@ class SegmentFile:
 
     def write(self, item: Write) -> Fragment:
         """Append a fragment: it is with the kernel when this returns."""
+        digest = hashlib.sha256()
+        for part in item.parts:
+            digest.update(part)
         fragment = Fragment(
             offset=self._size,
-            size=len(item.data),
+            size=sum(map(len, item.parts)),
             start_us=item.start_us,
             end_us=item.end_us,
             key=item.key,
-            sha256=hashlib.sha256(item.data).digest(),
+            sha256=digest.digest(),
             samples=item.samples,
             base_time=item.base_time,
         )
-        self._append(item.data)
+        self._append(item.parts)
         self.fragments.append(fragment)
         now = self._clock.monotonic_us()
         if now - self._synced_us >= self._sync_us:
@@ -89,16 +95,15 @@ class SegmentFile:
             os.fdatasync(self._fd)
             self._synced = self._size
 
-    def _append(self, data: bytes) -> None:
-        written = os.write(self._fd, data)
+    def _append(self, parts: tuple[bytes, ...]) -> None:
         try:
-            while written < len(data):
-                written += os.write(self._fd, memoryview(data)[written:])
+            write_all(self._fd, parts)
         except OSError:
             os.ftruncate(self._fd, self._size)
             raise
-        self._hash.update(data)
-        self._size += len(data)
+        for part in parts:
+            self._hash.update(part)
+            self._size += len(part)
 
     def finish(self) -> Segment | None:
         """File it in `new/`; None when it holds no fragment."""
@@ -124,6 +129,20 @@ class SegmentFile:
         self.leave()
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".open.json").unlink(missing_ok=True)
+
+
+def write_all(fd: int, parts: tuple[bytes, ...]) -> None:
+    """Write these one after the other; OSError may leave some of it written."""
+    waiting: Sequence[bytes | memoryview] = parts
+    while waiting:
+        done = os.writev(fd, waiting[:MAX_PARTS])
+        whole = 0
+        while whole < len(waiting) and done >= len(waiting[whole]):
+            done -= len(waiting[whole])
+            whole += 1
+        waiting = waiting[whole:]
+        if done:
+            waiting = (memoryview(waiting[0])[done:], *waiting[1:])
 
 
 def make_segment(

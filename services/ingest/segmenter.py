@@ -40,9 +40,9 @@ class Open(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Append one fragment."""
+    """Append one fragment: these bytes, one part after the other."""
 
-    data: bytes
+    parts: tuple[bytes, ...]
     start_us: int
     end_us: int
     key: bool
@@ -269,8 +269,8 @@ class Segmenter:
             end_us = min(end_us, limit_us)
         end_us = max(self._wall_us + 1, end_us)
         self._sequence += 1
-        data = fmp4.make_fragment(self._sequence, samples, end)
-        out.append(Write(data, self._wall_us, end_us, samples[0].key, len(samples), first))
+        parts = fmp4.make_fragment(self._sequence, samples, end)
+        out.append(Write(parts, self._wall_us, end_us, samples[0].key, len(samples), first))
         self._wall_us = end_us
         self._samples, self._bytes = [], 0
         self._fragments += 1

@@ -121,7 +121,7 @@ def _segment(
     for first in range(0, len(samples), a_fragment):
         group = samples[first : first + a_fragment]
         end = group[-1].dts + stream.step
-        body = fmp4.make_fragment(1 + group[0].dts // stream.step, group, end)
+        body = b"".join(fmp4.make_fragment(1 + group[0].dts // stream.step, group, end))
         fragments.append(
             Fragment(
                 offset=offset,

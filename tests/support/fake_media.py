@@ -147,7 +147,7 @@ class FakeRecording:
         self.data += data
         with self._path.open("ab") as file:
             file.write(data)
-        return FragmentWritten(self.open, fragment, data, self._path)
+        return FragmentWritten(self.open, fragment, (data,), self._path)
 
     def finish(self) -> SegmentFiled:
         """File it; the event that tells of it."""

@@ -146,7 +146,7 @@ def _segment(
     for first in range(0, len(samples), fragment_frames):
         group = samples[first : first + fragment_frames]
         end = group[-1].dts + TICKS
-        body = fmp4.make_fragment(group[0].dts // TICKS, group, end)
+        body = b"".join(fmp4.make_fragment(group[0].dts // TICKS, group, end))
         fragments.append(
             Fragment(
                 offset=len(data),

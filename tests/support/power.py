@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-WRITES = ("open", "write", "ftruncate", "replace", "rename", "unlink", "mkdir")
+WRITES = ("open", "write", "writev", "ftruncate", "replace", "rename", "unlink", "mkdir")
 SYNCS = ("fsync", "fdatasync")
 Inode = int
 

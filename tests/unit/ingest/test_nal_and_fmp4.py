@@ -136,8 +136,8 @@ def test_ffmpeg_reads_what_is_written(codec: str) -> None:
     ]
     end = samples[-1].dts + 3600
     init = fmp4.make_init(kind, record, 128, 96)
-    first = fmp4.make_fragment(1, samples[:20], samples[20].dts)
-    data = init.data + first + fmp4.make_fragment(2, samples[20:], end)
+    first = b"".join(fmp4.make_fragment(1, samples[:20], samples[20].dts))
+    data = init.data + first + b"".join(fmp4.make_fragment(2, samples[20:], end))
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.width, stream.codec_context.height) == (128, 96)
@@ -161,7 +161,8 @@ def test_the_codec_names_follow_rfc_6381() -> None:
 
 
 def test_rebasing_moves_the_decode_time_only() -> None:
-    data = fmp4.make_fragment(1, [fmp4.Sample(b"\x00\x00\x00\x01\x65", 90_000, 0, True)], 93_000)
+    one = fmp4.Sample(b"\x00\x00\x00\x01\x65", 90_000, 0, True)
+    data = b"".join(fmp4.make_fragment(1, [one], 93_000))
     moved = reader.rebase_tfdt(data, -90_000)
     assert next(reader.parse_fragments(moved)).base_time == 0
     assert sum(a != b for a, b in zip(data, moved, strict=True)) <= 8

@@ -32,7 +32,7 @@ def run(segmenter: Segmenter, packets: list[Packet], end_us: int | None = None) 
 
 
 def pictures(actions: list[Action]) -> list[int]:
-    return [n for a in actions if isinstance(a, Write) for n in numbers(a.data)]
+    return [n for a in actions if isinstance(a, Write) for n in numbers(b"".join(a.parts))]
 
 
 def regular(count: int, *, gop: int = 50, step_ms: int = 40, start_ms: int = 0) -> list[Packet]:
@@ -57,7 +57,7 @@ def check_order(actions: list[Action]) -> None:
         elif isinstance(action, Write):
             assert state is not None
             assert action.start_us == wall < action.end_us
-            (part,) = fmp4.parse_fragments(action.data)
+            (part,) = fmp4.parse_fragments(b"".join(action.parts))
             assert part.base_time == action.base_time
             if media >= 0:
                 assert part.base_time == media
@@ -284,7 +284,7 @@ def test_a_picture_without_parameter_sets_joins_the_next() -> None:
     packets.insert(30, packets[30]._replace(data=sei, pts=None, dts=None))
     actions = run(cutter(), packets)
     assert pictures(actions) == list(range(60))
-    assert sei in b"".join(a.data for a in actions if isinstance(a, Write))
+    assert sei in b"".join(p for a in actions if isinstance(a, Write) for p in a.parts)
 
 
 def test_a_stream_without_key_frames_is_given_up() -> None:
@@ -358,7 +358,7 @@ def test_whatever_a_camera_sends_ends_in_fragments_or_a_named_reason(
             opened = True
         elif isinstance(action, Write):
             assert opened and action.start_us < action.end_us
-            assert len(list(fmp4.parse_fragments(action.data))) == 1
+            assert len(list(fmp4.parse_fragments(b"".join(action.parts)))) == 1
         elif isinstance(action, Close):
             opened = False
     assert not opened

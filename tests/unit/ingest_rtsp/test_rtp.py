@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ingest import rtp
+from services.ingest.rtsp_udp import Reorder
 from shared.domain import Codec
 from tests.unit.ingest_rtsp.packetise import packets
 
@@ -22,6 +23,20 @@ def assemble(made: list[bytes], codec: Codec) -> list[rtp.AccessUnit]:
     assembler = rtp.Assembler(codec, 96)
     for packet in made:
         assembler.feed(b"junk" + packet, 4, 4 + len(packet))
+    return list(assembler.ready)
+
+
+def assemble_framed(made: list[bytes], codec: Codec) -> list[rtp.AccessUnit]:
+    """As a connection does it, and all of it in one buffer."""
+    assembler = rtp.Assembler(codec, 96)
+    buf = bytearray(b"".join(b"$\x04" + len(p).to_bytes(2, "big") + p for p in made))
+    start = 0
+    while start < len(buf):
+        start = assembler.feed_run(buf, start, len(buf), 4)
+        if start < len(buf):
+            stop = start + 4 + int.from_bytes(buf[start + 2 : start + 4], "big")
+            assembler.feed(buf, start + 4, stop)
+            start = stop
     return list(assembler.ready)
 
 
@@ -44,9 +59,52 @@ def test_every_nal_unit_arrives_as_it_was_sent(
     codec: Codec, sizes: list[list[int]], aggregate: bool
 ) -> None:
     pictures = [[nal(1, size, codec) for size in row] for row in sizes]
-    found = assemble(packets(pictures, codec, aggregate=aggregate), codec)
-    assert [split(unit.data) for unit in found] == pictures
-    assert not any(unit.damaged for unit in found)
+    made = packets(pictures, codec, aggregate=aggregate)
+    for found in (assemble(made, codec), assemble_framed(made, codec)):
+        assert [split(unit.data) for unit in found] == pictures
+        assert not any(unit.damaged for unit in found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(Codec),
+    st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20), st.integers(0, 255)), max_size=3),
+    st.sets(st.integers(0, 60), max_size=2),
+)
+def test_a_run_of_packets_is_read_as_each_by_itself(
+    codec: Codec,
+    sizes: list[list[int]],
+    damage: list[tuple[int, int, int]],
+    lost: set[int],
+) -> None:
+    """Packets that are lost, and bytes of their heads that are wrong, change nothing in that."""
+    pictures = [[nal(1, size, codec) for size in row] for row in sizes]
+    made = [bytearray(p) for at, p in enumerate(packets(pictures, codec)) if at not in lost]
+    for number, at, value in damage:
+        if number < len(made) and at < len(made[number]):
+            made[number][at] = value
+    sent = [bytes(packet) for packet in made]
+    assert assemble_framed(sent, codec) == assemble(sent, codec)
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_the_middle_of_a_large_unit_is_one_run(codec: Codec) -> None:
+    """What is sent in pieces is taken in one go, up to a packet that has not come whole."""
+    made = packets([[nal(1, 2_000, codec)]], codec)
+    assembler = rtp.Assembler(codec, 96)
+    assembler.feed(made[0], 0, len(made[0]))
+    framed = [b"$\x00" + len(p).to_bytes(2, "big") + p for p in made[1:]]
+    buf = bytearray(b"".join(framed))
+    last = len(buf) - len(framed[-1])
+    cut = last - 1
+    at = assembler.feed_run(buf, 0, cut, 0)
+    assert 0 < at == last - len(framed[-2])
+    assert assembler.feed_run(buf, at, len(buf), 2) == at, "another channel is not ours"
+    at = assembler.feed_run(buf, at, len(buf), 0)
+    assert at == last, "the last piece ends the unit, which is for feed"
+    assembler.feed(buf, at + 4, len(buf))
+    assert split(assembler.ready[0].data) == [nal(1, 2_000, codec)]
 
 
 def test_header_extension_padding_and_sources_are_passed_over() -> None:
@@ -119,7 +177,7 @@ def test_reordered_datagrams_leave_in_order(random: object, lost: int) -> None:
     ]
     if lost:
         shuffled.remove(made[lost])
-    reorder = rtp.Reorder()
+    reorder = Reorder()
     found = [packet for sent in shuffled for packet in reorder.push(sent, 0)]
     wanted = [packet for packet in made if not lost or packet != made[lost]]
     assert found == wanted[: len(found)]
@@ -128,7 +186,7 @@ def test_reordered_datagrams_leave_in_order(random: object, lost: int) -> None:
 
 def test_a_lost_datagram_of_a_slow_stream_is_not_waited_for_long() -> None:
     made = packets([[nal(1, 5, Codec.H264)] for _ in range(4)], Codec.H264)
-    reorder = rtp.Reorder()
+    reorder = Reorder()
     assert reorder.push(made[0], 0) == [made[0]]
     assert reorder.push(made[2], 1_000) == []
     assert reorder.overdue(100_000) == []
