@@ -11,5 +11,6 @@ services=${*:-"index retention detect api spool ingest spool2 ingest2"}
 $compose run --rm -T --no-deps migrate
 for service in $services; do
     echo "$service"
-    $compose up -d --no-deps --no-build --force-recreate --wait --wait-timeout 180 "$service"
+    $compose up -d --no-deps --no-build --force-recreate --wait --wait-timeout 180 \
+        --timeout 45 "$service"
 done

@@ -123,6 +123,8 @@ def test_a_recorder_has_time_to_hand_its_cameras_over() -> None:
         grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
         assert grace_s >= handover_s + 10
         assert f"restart --timeout {grace_s} ingest" in guide
+        # podman knows no grace of its own, and kills after ten seconds.
+        assert f"--timeout {grace_s} " in (ROOT / "compose" / "roll.sh").read_text("utf-8")
 
 
 def test_only_the_api_and_grafana_are_published_and_only_here() -> None:
