@@ -2,6 +2,7 @@
 # Restart or upgrade one service after the other, so that recording goes on: compose/roll.sh
 # Compose's own `up` and `restart` end both recorders at once. Here one ends when the other has its
 # cameras, and is there again before the other's turn comes. Names of services: only those.
+# The time-out is the recorders' stop_grace_period, which podman takes for ten seconds and a kill.
 set -eu
 cd "$(dirname "$0")/.."
 compose=${COMPOSE:-docker compose}
