@@ -107,9 +107,9 @@ class Assembler:
         `buf[start:end]`, each behind its dollar sign, channel and length. Returns where something
         else begins, which `feed` understands. Nine packets of ten, so worth a way of their own."""
         fragment = self._fragment
-        if fragment is None:
-            return start
         expected, size, timestamp = self._expected, self._size, self._timestamp
+        if fragment is None or expected is None:
+            return start
         frame, kind = 0x2400 | channel, 0x8000 | self._payload_type
         head, third = self._middle
         skip = 18 if self._h264 else 19
@@ -218,7 +218,9 @@ class Assembler:
     def _add(self, pieces: list[bytes | bytearray]) -> None:
         """A whole NAL unit. It is joined once, with the rest of its picture."""
         size = sum(map(len, pieces))
-        head = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces[:2])
+        head = b"".join(pieces[:2])
+        if len(head) < min(HEAD_BYTES, size):
+            head = b"".join(pieces)
         kind = head[0] & 31 if self._h264 else head[0] >> 1 & 63
         if not self._parts and self._closed == self._timestamp and self._continues(head, kind):
             # A marker on every slice: from now on only a new timestamp ends a picture.

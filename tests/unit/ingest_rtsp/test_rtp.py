@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.ingest import rtp
 from services.ingest.rtsp_udp import Reorder
 from shared.domain import Codec
+from tests.unit.ingest_rtsp import packetise
 from tests.unit.ingest_rtsp.packetise import packets
 
 
@@ -154,6 +155,17 @@ def test_a_recovery_point_with_intra_slices_opens_a_picture() -> None:
     pictures = [[nal(7, 9, Codec.H264), nal(8, 4, Codec.H264), recovery, intra]]
     (found,) = assemble(packets(pictures, Codec.H264), Codec.H264)
     assert found.key
+
+
+def test_a_slice_header_in_the_smallest_pieces_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    # first_mb_in_slice 300 ("00000000100101101"), slice_type 7 ("0001000").
+    intra = b"\x61" + (0b00000000100101101_0001000).to_bytes(3, "big") + bytes(8)
+    recovery = b"\x06\x06\x01\xc4\x80"
+    pictures = [[nal(7, 9, Codec.H264), nal(8, 4, Codec.H264), recovery, intra]]
+    monkeypatch.setattr(packetise, "MTU", 1)
+    (found,) = assemble(packets(pictures, Codec.H264), Codec.H264)
+    assert found.key
+    assert split(found.data) == pictures[0]
 
 
 @settings(max_examples=40, deadline=None)
