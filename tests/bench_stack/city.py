@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.clock import SECOND_US
 from tests.bench import measure, watching
 from tests.bench.footage import Look, make_clip
 from tests.bench.measure import CLOCK, Figure, Row
@@ -74,10 +75,25 @@ def run(folder: Path, *, small: bool) -> Row:
         for item in report["services"]
     ]
     row.notes.append(f"recorded {archive['recorded_s']:.0f} s; {measure.load()}")
+    row.notes += lacking(report)
     row.expect(archive["recorded_s"] > 0, "nothing was recorded")
     if small:
         row.expect(archive["lost_s"] == 0, f"{archive['lost_s']} s were lost")
     return row
+
+
+def lacking(report: dict[str, Any]) -> list[str]:
+    """Which cameras lost something, the worst first, and when: seconds after the first of them."""
+    lost = sorted((c for c in report["cameras"] if c["lost_s"]), key=lambda c: -c["lost_s"])
+    began_us = min((start for c in lost for start, _ in c["lost_spans"]), default=0)
+    return [
+        f"{c['camera']} lost {c['lost_s']:.1f} s: "
+        + ", ".join(
+            f"{(start - began_us) / SECOND_US:.0f} to {(end - began_us) / SECOND_US:.0f}"
+            for start, end in c["lost_spans"][:5]
+        )
+        for c in lost[:20]
+    ]
 
 
 def cores(report: dict[str, Any]) -> float:
