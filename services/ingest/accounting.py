@@ -17,6 +17,9 @@ from shared.spool import RecorderSpool, read_state
 
 PIECE_US = 60 * SECOND_US
 ALIVE_US = 5 * SECOND_US
+LATE_US = 1 * SECOND_US
+"""What a recorder writes was taken this long before at most: packets gather, and a fragment is
+whole once the next one begins. A gap may reach into what was recorded, which counts first."""
 AHEAD_US = 60 * SECOND_US
 """Delays and rounding never put an account so far ahead of the clock."""
 NEW_US = 3600 * SECOND_US
@@ -39,7 +42,8 @@ def recorded_elsewhere(spool: RecorderSpool, camera_id: str, now_us: int) -> int
             if path.stem[21:-37] == camera_id:
                 with contextlib.suppress(FileNotFoundError):
                     written_us = path.stat().st_mtime_ns // 1_000
-                    until = max(until, now_us if now_us - written_us < ALIVE_US else written_us)
+                    alive = now_us - written_us < ALIVE_US
+                    until = max(until, now_us if alive else written_us - LATE_US)
         latest = until if latest is None else max(latest, until)
     return None if latest is None else min(latest, now_us)
 
