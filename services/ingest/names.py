@@ -58,7 +58,10 @@ class Question:
                 return
             self._out += 1
             self.asked_us = now_us
-        threading.Thread(target=self._ask, name="resolve", daemon=True).start()
+        try:
+            threading.Thread(target=self._ask, name="resolve", daemon=True).start()
+        except RuntimeError:  # The machine gives no more threads.
+            self._answer([], False)
 
     def _ask(self) -> None:
         found: list[str] = []
@@ -68,7 +71,7 @@ class Question:
             answered = True
         except socket.gaierror as error:
             answered = error.errno in _NO_SUCH_NAME
-        except UnicodeError:
+        except ValueError:
             answered = True  # It is no name that could be asked for.
         except OSError:
             answered = False

@@ -169,10 +169,32 @@ def test_a_failed_ask_waits_for_the_one_beside_it(server: Server) -> None:
     assert look_up(server, Names(), clock) == ["10.0.0.1"]
 
 
-def test_text_that_is_no_name_has_no_address() -> None:
-    def idna(host: str) -> list[str]:
-        raise UnicodeError("label too long")
+@pytest.mark.parametrize("error", [UnicodeError("label too long"), ValueError("a null byte")])
+def test_text_that_is_no_name_has_no_address(error: ValueError) -> None:
+    asked: list[str] = []
 
-    hosts = HostList((), idna, Names())
-    with pytest.raises(HostUnknownError, match="has no address"):
-        hosts.addresses(HOST, Waiting(), 5.0, threading.Event())
+    def refuse(host: str) -> list[str]:
+        asked.append(host)
+        raise error
+
+    hosts = HostList((), refuse, Names())
+    clock = Waiting()
+    clock.answer_comes = True
+    for _ in range(2):
+        with pytest.raises(HostUnknownError, match="has no address"):
+            hosts.addresses(HOST, clock, 5.0, threading.Event())
+    assert asked == [HOST] * 2
+
+
+def test_a_machine_without_a_thread_to_spare_is_asked_later(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    book, clock = Names(), Waiting()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(HostUnknownError, match="no name server answered"):
+            look_up(server, book, clock)
+    assert answered(server, book, clock) == ["10.0.0.1"]
