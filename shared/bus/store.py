@@ -88,9 +88,9 @@ class Store:
         )
 
     def look(self) -> int:
-        """The same at once, for whoever looks again and again: a hundredth of what two changes of
-        threads cost. It reads shared memory and at most a page; a file that is locked counts as
-        changed, and so does one whose trouble `read` will name."""
+        """The same at once, for whoever looks again and again, without two changes of threads. It
+        reads shared memory and at most a page; a file that is locked counts as changed, and so
+        does one whose trouble `read` will name."""
         try:
             row = _alive(self._look_connection).execute("PRAGMA data_version").fetchone()
         except sqlite3.Error:
