@@ -1,8 +1,10 @@
 """One side of the row `detect`: loads a model, then looks at the same frames whenever it is told.
 
-`python detect_side.py openvino|onnxruntime|ultralytics FRAMES.npy MODEL.onnx`. A line on standard
-input is a round; its answer is a line of JSON with wall and CPU seconds and the boxes. The peer is
-ultralytics' own predict on the same file, from a Python where it is installed; both have one core.
+`python detect_side.py chosen|openvino|onnxruntime|ultralytics FRAMES.npy MODEL.onnx`. A line on
+standard input is a round; its answer is a line of JSON with wall and CPU seconds and the boxes.
+`chosen` is OpenVINO as it works in production, at the precision that it chooses for this processor;
+it and ONNX Runtime are in f32 otherwise. The peer is ultralytics' own predict on the same file,
+from a Python where it is installed; each side has one core.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ Look = Callable[[list[Any]], list[list[list[Any]]]]
 def main(side: str, frames: Path, model: Path) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     pictures = list(np.load(frames))
-    look: Look = _ultralytics(model) if side == "ultralytics" else _ours(side, model)
+    look, precision = _ultralytics(model) if side == "ultralytics" else _ours(side, model)
     if side == "ultralytics":
         # Its arrays are as OpenCV's, blue first; turning them is not counted.
         pictures = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
     passes = [pictures[n : n + CAMERAS] for n in range(0, len(pictures), CAMERAS)]
     look(passes[0])
     clock = SystemClock()
-    print(json.dumps({"ready": True}), flush=True)
+    print(json.dumps({"ready": True, "precision": precision}), flush=True)
     for _ in sys.stdin:
         usage, began_us = resource.getrusage(resource.RUSAGE_SELF), clock.monotonic_us()
         found = [boxes for some in passes for boxes in look(some)]
@@ -48,15 +50,20 @@ def main(side: str, frames: Path, model: Path) -> None:
         print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "found": found}), flush=True)
 
 
-def _ours(runtime: str, model: Path) -> Look:
-    from services.detect.onnx_detector import Ask, OnnxDetector, open_runtime
+def _ours(side: str, model: Path) -> tuple[Look, str]:
+    from services.detect.onnx_detector import Ask, Choice, OnnxDetector, open_runtime
 
-    opened = open_runtime(model.read_bytes(), runtime, "f32")  # type: ignore[arg-type]
+    runtime: Choice = "onnxruntime" if side == "onnxruntime" else "openvino"
+    opened = open_runtime(model.read_bytes(), runtime, "auto" if side == "chosen" else "f32")
     detector = OnnxDetector(opened, model.stem, "", Ask(CLASSES, THRESHOLD))
-    return lambda pictures: [[list(box) for box in boxes] for boxes in detector.detect(pictures)]
+
+    def look(pictures: list[Any]) -> list[list[list[Any]]]:
+        return [[list(box) for box in boxes] for boxes in detector.detect(pictures)]
+
+    return look, detector.facts.precision
 
 
-def _ultralytics(model: Path) -> Look:
+def _ultralytics(model: Path) -> tuple[Look, str]:
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
     import cv2
     import onnxruntime
@@ -89,7 +96,7 @@ def _ultralytics(model: Path) -> Look:
     from services.detect.coco import NAMES
 
     asked = [NAMES.index(name) for name in CLASSES]
-    return look
+    return look, "f32"
 
 
 if __name__ == "__main__":
