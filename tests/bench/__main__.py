@@ -27,6 +27,7 @@ ROWS = (
     "sse",
     "detect",
     "gate",
+    "gpu",
 )
 
 
