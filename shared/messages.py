@@ -213,7 +213,9 @@ class FramesPassedOver(msgspec.Struct, frozen=True, tag="frames.passed_over", ta
     reason: str
 
 
-class SightingUpdated(msgspec.Struct, frozen=True, tag="sighting.updated", tag_field="type"):
+class SightingUpdated(
+    msgspec.Struct, frozen=True, gc=False, tag="sighting.updated", tag_field="type"
+):
     """Topic `sightings`: a sighting, whole, as it is now. `thumbnail` (JPEG) comes with the first
     update that has it and with each better one. After `ended` nothing more comes."""
 

@@ -87,9 +87,17 @@ class Consumed:
         for mark in found:
             self._known[mark.topic, mark.part] = (mark.next_offset, _names(mark.digests))
 
-    async def mark(self, connection: AsyncConnection, records: Iterable[Record]) -> None:
-        """Name these records in the transaction that writes what they say."""
-        await queries.store(connection, self._group, marks_of(records))
+    async def mark(self, connection: AsyncConnection, records: Iterable[Record]) -> list[Mark]:
+        """Name these records in the transaction that writes what they say; `wrote` once that is
+        committed."""
+        marks = marks_of(records)
+        await queries.store(connection, self._group, marks)
+        return marks
+
+    def wrote(self, marks: Iterable[Mark]) -> None:
+        """These are committed: what they name is known should it come again."""
+        for mark in marks:
+            self._known[mark.topic, mark.part] = (mark.next_offset, _names(mark.digests))
 
 
 def _names(digests: bytes) -> frozenset[bytes]:

@@ -10,13 +10,12 @@ detector come back after all, its next update opens it again. docs/architecture.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 from operator import itemgetter
 from typing import NamedTuple
-
-import msgspec
 
 from services.archive import queries_index as queries
 from services.archive import share
@@ -53,54 +52,16 @@ _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _JPEG = b"\xff\xd8\xff"
 
 
-class _Best(msgspec.Struct, gc=False):
-    at_us: int
-
-
-class _Sighting(msgspec.Struct, gc=False):
-    id: str
-    camera_id: str
-    start_us: int
-    end_us: int
-    best: _Best
-
-
-class Head(msgspec.Struct, tag="sighting.updated", tag_field="type", gc=False):
-    """What tells whether an update is news, read without the rest of it."""
-
-    sighting: _Sighting
-    ended: bool
-    sent_at_us: int
-    thumbnail: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    def rank(self) -> Rank:
-        """Of two updates of a sighting the greater one counts; the table compares rows alike."""
-        return self.sighting.end_us, self.ended, self.sent_at_us
-
-    @property
-    def taken_us(self) -> int:
-        """When its picture was taken, or NO_PICTURE."""
-        raw = self.thumbnail
-        if raw is msgspec.UNSET or memoryview(raw).nbytes <= len(b"null"):
-            return NO_PICTURE
-        return self.sighting.best.at_us
-
-
 class Heard(NamedTuple):
-    """A message by its head: how new it is, of what, when its picture was taken, itself, and when
-    the sighting begins."""
+    """A message: how new it is, of what, when its picture was taken (or NO_PICTURE), what it says
+    and how it came."""
 
     rank: Rank
+    """Of two updates of a sighting the greater one counts; the table compares rows alike."""
     id: str
     taken_us: int
+    event: SightingUpdated
     record: Record
-    start_us: int
-
-    @classmethod
-    def of(cls, head: Head, record: Record) -> Heard:
-        one = head.sighting
-        return cls(head.rank, one.id, head.taken_us, record, one.start_us)
 
 
 class News(NamedTuple):
@@ -176,8 +137,8 @@ class SightingIndexer:
     async def write(self, records: Sequence[Record]) -> None:
         """The rows of one batch and its mark, in one transaction; without news in none."""
         self._bad.clear()
-        heard = self._heads(await self._consumed.unread(records))
-        near = days_near(one.start_us for one in heard if 0 <= one.start_us <= LATEST_US)
+        heard = self._heard(await self._consumed.unread(records))
+        near = days_near(one.event.sighting.start_us for one in heard)
         await self._look_up(heard, near)
         news = self._news(heard)
         if not news.updates and not news.pictures:
@@ -211,12 +172,11 @@ class SightingIndexer:
             await queries.upsert_thumbnails(connection, pictures)
             # What is set aside is in no mark: it must be met again until its letter is sent.
             done = [one for one in records if one[:3] not in self._bad]
-            await self._consumed.mark(connection, done)
-        metrics.SIGHTINGS_INDEXED.inc(written)
-        for event in news.updates:
-            age_us = max(0, now_us - event.sighting.end_us)
-            metrics.SIGHTING_AGE_SECONDS.observe(age_us / SECOND_US)
+            marks = await self._consumed.mark(connection, done)
+            # While the disk commits. A batch that fails there is counted again when it comes again.
+            asyncio.get_running_loop().call_soon(_count, written, news.updates, now_us)
         # Committed: from here on these are old.
+        self._consumed.wrote(marks)
         self._known.update((row[0], queries.rank_of(row)) for row in rows)
         self._dates.update((row[0], row[queries.DATE]) for row in rows)
         self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
@@ -253,19 +213,26 @@ class SightingIndexer:
                 if taken is not None:
                     shown[key] = taken
 
-    def _heads(self, records: Iterable[Record]) -> list[Heard]:
+    def _heard(self, records: Iterable[Record]) -> list[Heard]:
+        """What can be a row; each message is decoded once. Nonsense is set aside, whatever stands
+        around it."""
         found = []
         for record in records:
             try:
-                head = decode(record.value, Head)
-                found.append(Heard.of(head, record))
+                event = decode(record.value, SightingUpdated)
+                check(event)
             except LamppostError as error:
                 self._set_aside(record, error)
+                continue
+            one = event.sighting
+            rank = (one.end_us, event.ended, event.sent_at_us)
+            taken_us = NO_PICTURE if event.thumbnail is None else one.best.at_us
+            found.append(Heard(rank, one.id, taken_us, event, record))
         return found
 
-    def _news(self, heard: Sequence[Heard]) -> News:
-        """Only what is newer than the table is decoded whole, from the newest of the batch on, so
-        that nonsense in a newer message costs no older one its row."""
+    def _news(self, heard: Iterable[Heard]) -> News:
+        """What is newer than the table, from the newest of the batch on, so that a newer picture
+        that is none costs no older one its place."""
         updates: dict[str, SightingUpdated] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
         known, shown = self._known, self._shown
@@ -275,20 +242,15 @@ class SightingIndexer:
             if one[0] > known.get(one[1], NEVER) or one[2] > shown.get(one[1], NO_PICTURE)
         ]
         fresh.sort(key=itemgetter(0), reverse=True)
-        for rank, key, taken_us, record, _ in fresh:
-            news = key not in updates and rank > known.get(key, NEVER)
-            picture = taken_us > shown.get(key, NO_PICTURE) and (
-                key not in pictures or taken_us > pictures[key][0]
-            )
-            if not news and not picture:
+        for rank, key, taken_us, event, record in fresh:
+            if key not in updates and rank > known.get(key, NEVER):
+                updates[key] = event
+            if event.thumbnail is None or taken_us <= shown.get(key, NO_PICTURE):
+                continue
+            if key in pictures and taken_us <= pictures[key][0]:
                 continue
             try:
-                event = decode(record.value, SightingUpdated)
-                check(event)
-                if news:
-                    updates[key] = event
-                if picture and event.thumbnail is not None:
-                    pictures[key] = check_thumbnail(taken_us, event.thumbnail)
+                pictures[key] = check_thumbnail(taken_us, event.thumbnail)
             except LamppostError as error:
                 self._set_aside(record, error)
         return News(list(updates.values()), pictures)
@@ -319,6 +281,13 @@ class SightingIndexer:
             mine = [sighting_id for sighting_id, camera_id in found if camera_id in cameras]
             await queries.close(connection, mine)
         metrics.SIGHTINGS_CLOSED.inc(len(mine))
+
+
+def _count(written: int, updates: Iterable[SightingUpdated], now_us: int) -> None:
+    metrics.SIGHTINGS_INDEXED.inc(written)
+    for event in updates:
+        age_us = max(0, now_us - event.sighting.end_us)
+        metrics.SIGHTING_AGE_SECONDS.observe(age_us / SECOND_US)
 
 
 def check(event: SightingUpdated) -> None:

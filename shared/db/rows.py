@@ -22,7 +22,7 @@ from shared.domain import (
     Segment,
 )
 from shared.retention import Facts, Policy
-from shared.sightings import Sighting, bounds
+from shared.sightings import Colour, Sighting, bounds
 
 _camera = msgspec.json.Decoder(Camera)
 _fragments = msgspec.msgpack.Decoder(tuple[Fragment, ...])
@@ -225,10 +225,10 @@ class SightingRows:
             sighting.class_name[:32],
             sighting.confidence,
             *bounds(sighting),
-            sighting.speed,
-            colours.upper,
-            colours.lower,
-            colours.vehicle,
+            sighting.speed._value_,
+            _plain(colours.upper),
+            _plain(colours.lower),
+            _plain(colours.vehicle),
             ended,
             sighting.zones_version,
             _json.encode(sighting),
@@ -250,6 +250,11 @@ class SightingRows:
             return retention.expires_at_us(end_us, self._policy)
         self._date(end_us)
         return self._expires_us
+
+
+def _plain(colour: Colour | None) -> str | None:
+    """Its text itself: SQLite's driver asks three times how to adapt a member of an enumeration."""
+    return None if colour is None else colour._value_
 
 
 def sighting_row(

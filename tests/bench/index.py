@@ -23,6 +23,7 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.archive.index import SightingIndexer, check, check_thumbnail
+from services.detect.paths import DECIMALS
 from shared import ids
 from shared.bus import Record
 from shared.clock import SECOND_US, SimulatedClock
@@ -160,11 +161,11 @@ def sighting(chance: random.Random, batch: int, index: int, *, back_us: int = 0)
         group="person",
         start_us=start_us,
         end_us=start_us + 8 * SECOND_US + 1,
-        confidence=chance.random(),
+        confidence=_share(chance),
         frames=8,
         path=_path(chance, 8),
         colours=Colours(upper=Colour.RED, lower=Colour.BLACK),
-        best=Best(start_us, (chance.random(), 0.4, 0.1, 0.2), 0.9),
+        best=Best(start_us, (_share(chance), 0.4, 0.1, 0.2), 0.9),
         model="coco-ssd-480x640",
         model_sha256="0" * 64,
         precision="f32",
@@ -174,8 +175,13 @@ def sighting(chance: random.Random, batch: int, index: int, *, back_us: int = 0)
 
 def _path(chance: random.Random, points: int) -> tuple[PathPoint, ...]:
     return tuple(
-        PathPoint(number * 1_000, chance.random(), chance.random(), 0.2) for number in range(points)
+        PathPoint(number * 1_000, _share(chance), _share(chance), 0.2) for number in range(points)
     )
+
+
+def _share(chance: random.Random) -> float:
+    """Of a picture, or of one, with as many digits as detection tells."""
+    return round(chance.random(), DECIMALS)
 
 
 def longer(one: Sighting) -> Sighting:
