@@ -2,8 +2,8 @@
 
 The cameras are `lamppost replay`'s: 1080p at 2 Mbit/s with a sub stream of 360p, so frames for
 analysis cost no decoding of the main stream. Detection is held to half a core: it may be late and
-leave frames out, and may take nothing from recording. The replay's own report judges; there is no
-peer.
+leave frames out, and may take nothing from recording. Recorders have the weight that
+docs/guide/scale.md gives them. The replay's own report judges; there is no peer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ def run(folder: Path, *, small: bool) -> Row:
     with (
         Servers(folder / "servers") as servers,
         City(
-            folder / "city", servers.environment(), recorders=plan.recorders, settings=settings
+            folder / "city",
+            servers.environment(),
+            recorders=plan.recorders,
+            settings=settings,
+            recorders_first=os.geteuid() == 0,
         ) as city,
         half_a_core(city.services["detect-1"].process.pid),
     ):

@@ -64,6 +64,17 @@ def test_it_is_limited_and_may_do_little(name: str) -> None:
     assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
 
 
+def test_recording_comes_first_where_processors_are_short() -> None:
+    """A container of which nothing is said has 1,024 shares."""
+    shares = {name: service.get("cpu_shares", 1024) for name, service in SERVICES.items()}
+    recording = {"ingest", "spool", "ingest2", "spool2"}
+    looking = {"detect", "detect-gpu"}
+    least = min(shares[name] for name in recording)
+    others = {name: shares[name] for name in shares.keys() - recording - looking}
+    assert least >= 4 * max(others.values())
+    assert max(shares[name] for name in looking) < min(others.values())
+
+
 @every
 def test_it_is_no_root_and_has_no_capability(name: str) -> None:
     """But for the one that gives volumes away, which has no network to be reached by."""

@@ -31,23 +31,31 @@ ENDED_WITHIN_S = 30.0
 MOST_PROCESSES = 48
 RECORDING_WITHIN_S = 60.0
 MALLOC = {"MALLOC_ARENA_MAX": "2"}
+FIRST = ("nice", "-n", "-5")
 
 
 class Service:
     """One process of ours."""
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        before: Sequence[str] = (),
     ) -> None:
+        """`before` is what runs the program, such as `nice`."""
         self.name = name
         self.command = tuple(command)
+        self.before = tuple(before)
         self.env = dict(env)
         self.process = ServerProcess(name, log)
 
     def start(self, **more: str) -> None:
         """`more` are further variables of this start alone."""
         self.process.start(
-            [sys.executable, "-m", "services", *self.command],
+            [*self.before, sys.executable, "-m", "services", *self.command],
             lambda: True,
             env={**self.env, **more},
             cwd=ROOT,
@@ -73,8 +81,11 @@ class City:
         detectors: int = 1,
         apis: int = 2,
         settings: Mapping[str, str] | None = None,
+        recorders_first: bool = False,
     ) -> None:
+        """`recorders_first`: with the weight that docs/guide/scale.md gives them; needs root."""
         self.folder = folder
+        self._weight = FIRST if recorders_first else ()
         key = folder / "internal.key"
         key.write_text(secrets.token_urlsafe(32))
         self.base = {
@@ -108,10 +119,16 @@ class City:
         """A recorder and the archive of its spool, on a volume of their own."""
         self.recorders.append(name)
         volume = {"LAMPPOST_STATE_DIR": str(self.folder / name), "LAMPPOST_INSTANCE": name}
-        self._add(name, ("ingest",), volume)
-        self._add(f"{name}-spool", ("archive", "--spool"), volume)
+        self._add(name, ("ingest",), volume, self._weight)
+        self._add(f"{name}-spool", ("archive", "--spool"), volume, self._weight)
 
-    def _add(self, name: str, command: tuple[str, ...], more: Mapping[str, str] = {}) -> None:
+    def _add(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        more: Mapping[str, str] = {},
+        before: Sequence[str] = (),
+    ) -> None:
         port = next(self._monitors)
         self.targets.append(f"127.0.0.1:{port}")
         self._probes[name] = port
@@ -123,7 +140,7 @@ class City:
             **more,
         }
         self.services[name] = Service(
-            name, ("run", *command), env, self.folder / "logs" / f"{name}.log"
+            name, ("run", *command), env, self.folder / "logs" / f"{name}.log", before
         )
 
     @property
