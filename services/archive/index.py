@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.archive import queries_index as queries
 from services.archive import share
@@ -44,31 +46,24 @@ MAX_THUMBNAIL = 64 * 1024
 MAX_SPAN_US = LONGEST_ROW_S * SECOND_US
 LATEST_US = 1 << 53
 """In 2255. No column holds an arbitrary number."""
-MAX_KNOWN = 20_000
-"""Sightings remembered; forgetting costs one look at the table."""
-NEVER: Rank = (-1, False, -1)
-NO_PICTURE = -1
+NO_PICTURE = (-1, b"")
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _JPEG = b"\xff\xd8\xff"
 
 
 class Heard(NamedTuple):
-    """A message: how new it is, of what, when its picture was taken (or NO_PICTURE), what it says
-    and how it came."""
+    """A message: how new it is, what it says and how it came."""
 
     rank: Rank
     """Of two updates of a sighting the greater one counts; the table compares rows alike."""
-    id: str
-    taken_us: int
     event: SightingUpdated
     record: Record
 
 
 class News(NamedTuple):
-    """What a batch brings: of each sighting the newest update and picture that are newer than what
-    is stored."""
+    """The newest of a batch: of each sighting the update, and the picture with its time."""
 
-    updates: list[SightingUpdated]
+    updates: dict[str, SightingUpdated]
     pictures: dict[str, tuple[int, bytes]]
 
 
@@ -84,10 +79,8 @@ class SightingIndexer:
         self._joined_us = self._looked_us = 0
         self._rows: SightingRows | None = None
         self._policy_version = -1
-        self._known: dict[str, Rank] = {}
-        self._shown: dict[str, int] = {}
-        self._dates: dict[str, date] = {}
-        """Of what is known: the date under which it stands, whatever zone the site has by now."""
+        self._has_moved = True
+        """Whether rows may stand under dates of another zone than the policy's."""
         self._letters = Letters(platform.bus, platform.clock, GROUP)
         self._bad: set[tuple[str, int, int]] = set()
         self._consumed = Consumed(platform.database, GROUP)
@@ -137,81 +130,72 @@ class SightingIndexer:
     async def write(self, records: Sequence[Record]) -> None:
         """The rows of one batch and its mark, in one transaction; without news in none."""
         self._bad.clear()
-        heard = self._heard(await self._consumed.unread(records))
-        near = days_near(one.event.sighting.start_us for one in heard)
-        await self._look_up(heard, near)
-        news = self._news(heard)
-        if not news.updates and not news.pictures:
+        news = self._news(heard := self._heard(await self._consumed.unread(records)))
+        if not news.updates:
             return
         now_us = self._platform.clock.now_us()
-        cameras = sorted({event.sighting.camera_id for event in news.updates})
-        begun = (event.sighting.start_us for event in news.updates)
-        await self._platform.database.ensure_days(days_near(begun))
+        cameras = sorted({event.sighting.camera_id for event in news.updates.values()})
+        near = days_near(event.sighting.start_us for event in news.updates.values())
+        await self._platform.database.ensure_days(near)
         async with self._platform.database.write(cameras) as connection:
-            policy = await policies.newest(connection) or default_policy(self._settings)
-            if self._rows is None or policy.version != self._policy_version:
-                self._rows, self._policy_version = SightingRows(policy), policy.version
-            drawn = await queries.zones(connection, cameras)
-            rows = []
-            for event in news.updates:
-                sighting = event.sighting
-                zones = drawn.get(sighting.camera_id, NO_ZONES)
-                if sighting.zones_version != zones.version:
-                    sighting = marked(sighting, zones.zones)
-                row = self._rows.values(
-                    sighting, now_us, ended=event.ended, sent_at_us=event.sent_at_us
-                )
-                # Footage that is gone has no sightings, however late they come (edge case 15).
-                if row[queries.EXPIRES] > now_us:
-                    rows.append(queries.under(row, self._dates.get(sighting.id, row[queries.DATE])))
-            rows.sort(key=itemgetter(0))  # each page of the key's index is met once
+            rows = await self._made(connection, news, cameras, near, now_us)
             written = await queries.upsert_sightings(connection, rows)
             days = {row[0]: row[queries.DATE] for row in rows}
-            days |= await queries.days(connection, news.pictures.keys() - days.keys(), near)
             pictures = [(key, days[key], *one) for key, one in news.pictures.items() if key in days]
             await queries.upsert_thumbnails(connection, pictures)
             # What is set aside is in no mark: it must be met again until its letter is sent.
             done = [one for one in records if one[:3] not in self._bad]
             marks = await self._consumed.mark(connection, done)
             # While the disk commits. A batch that fails there is counted again when it comes again.
-            asyncio.get_running_loop().call_soon(_count, written, news.updates, now_us)
-        # Committed: from here on these are old.
+            told = news.updates.values() if written else ()
+            asyncio.get_running_loop().call_soon(_count, written, told, now_us)
         self._consumed.wrote(marks)
-        self._known.update((row[0], queries.rank_of(row)) for row in rows)
-        self._dates.update((row[0], row[queries.DATE]) for row in rows)
-        self._shown.update((key, taken_us) for key, _, taken_us, _ in pictures)
         if tracing.is_on():
             self._trace(heard, {row[0] for row in rows}, now_us)
+
+    async def _made(
+        self,
+        connection: AsyncConnection,
+        news: News,
+        cameras: Sequence[str],
+        near: Collection[date],
+        now_us: int,
+    ) -> list[tuple[Any, ...]]:
+        """The rows of the updates, under today's policy and zones."""
+        make = await self._under_policy(connection)
+        drawn = await queries.zones(connection, cameras)
+        dates = await queries.days(connection, news.updates, near) if self._has_moved else {}
+        rows = []
+        for event in news.updates.values():
+            sighting = event.sighting
+            zones = drawn.get(sighting.camera_id, NO_ZONES)
+            if sighting.zones_version != zones.version:
+                sighting = marked(sighting, zones.zones)
+            row = make(sighting, now_us, ended=event.ended, sent_at_us=event.sent_at_us)
+            # Footage that is gone has no sightings, however late they come (edge case 15).
+            if row[queries.EXPIRES] > now_us:
+                rows.append(queries.under(row, dates.get(sighting.id, row[queries.DATE])))
+        rows.sort(key=itemgetter(0))  # each page of the key's index is met once
+        return rows
+
+    async def _under_policy(self, connection: AsyncConnection) -> Callable[..., tuple[Any, ...]]:
+        """Makes rows under the policy in force. A row stays under the date that it was given first,
+        which its key holds: where the site's zone was ever another, dates are looked up."""
+        policy = await policies.newest(connection)
+        if self._rows is None or (policy is not None and policy.version != self._policy_version):
+            self._rows = SightingRows(policy or default_policy(self._settings))
+            self._has_moved = policy is None or len(await policies.zones(connection)) > 1
+            self._policy_version = -1 if policy is None else policy.version
+        return self._rows.values
 
     def _trace(self, heard: Sequence[Heard], written: Collection[str], began_us: int) -> None:
         """The updates of traced frames that are in the table now."""
         for one in heard:
-            if one.id in written:
-                span = tracing.follow(one.record.headers, "index", began_us, sighting=one.id)
+            if one.event.sighting.id in written:
+                span = tracing.follow(
+                    one.record.headers, "index", began_us, sighting=one.event.sighting.id
+                )
                 span.end(self._platform.clock.now_us())
-
-    async def _look_up(self, heard: Sequence[Heard], near: Collection[date]) -> None:
-        """How new the table's rows and pictures are, of those not remembered. What is remembered
-        was committed, and a row never goes back, so that a repeated update costs no look at all."""
-        known, shown, dates = self._known, self._shown, self._dates
-        if len(known) > MAX_KNOWN:
-            known.clear()
-            dates.clear()
-        if len(shown) > MAX_KNOWN:
-            shown.clear()
-        unknown = {
-            key
-            for _, key, taken_us, _, _ in heard
-            if key not in known or (taken_us != NO_PICTURE and key not in shown)
-        }
-        if unknown:
-            async with self._platform.database.read() as connection:
-                stored = await queries.stored(connection, unknown, near)
-            for key, rank, taken, day in stored:
-                known[key] = rank
-                dates[key] = day
-                if taken is not None:
-                    shown[key] = taken
 
     def _heard(self, records: Iterable[Record]) -> list[Heard]:
         """What can be a row; each message is decoded once. Nonsense is set aside, whatever stands
@@ -225,35 +209,25 @@ class SightingIndexer:
                 self._set_aside(record, error)
                 continue
             one = event.sighting
-            rank = (one.end_us, event.ended, event.sent_at_us)
-            taken_us = NO_PICTURE if event.thumbnail is None else one.best.at_us
-            found.append(Heard(rank, one.id, taken_us, event, record))
+            found.append(Heard((one.end_us, event.ended, event.sent_at_us), event, record))
         return found
 
     def _news(self, heard: Iterable[Heard]) -> News:
-        """What is newer than the table, from the newest of the batch on, so that a newer picture
-        that is none costs no older one its place."""
+        """From the newest on, so that a newer picture that is none costs no older one its place.
+        What the table has already, or newer, changes nothing there."""
         updates: dict[str, SightingUpdated] = {}
         pictures: dict[str, tuple[int, bytes]] = {}
-        known, shown = self._known, self._shown
-        fresh = [
-            one
-            for one in heard
-            if one[0] > known.get(one[1], NEVER) or one[2] > shown.get(one[1], NO_PICTURE)
-        ]
-        fresh.sort(key=itemgetter(0), reverse=True)
-        for rank, key, taken_us, event, record in fresh:
-            if key not in updates and rank > known.get(key, NEVER):
-                updates[key] = event
-            if event.thumbnail is None or taken_us <= shown.get(key, NO_PICTURE):
-                continue
-            if key in pictures and taken_us <= pictures[key][0]:
+        for _, event, record in sorted(heard, key=itemgetter(0), reverse=True):
+            one = event.sighting
+            updates.setdefault(one.id, event)
+            taken_us = one.best.at_us
+            if event.thumbnail is None or taken_us <= pictures.get(one.id, NO_PICTURE)[0]:
                 continue
             try:
-                pictures[key] = check_thumbnail(taken_us, event.thumbnail)
+                pictures[one.id] = check_thumbnail(taken_us, event.thumbnail)
             except LamppostError as error:
                 self._set_aside(record, error)
-        return News(list(updates.values()), pictures)
+        return News(updates, pictures)
 
     def _set_aside(self, record: Record, error: LamppostError) -> None:
         self._bad.add(record[:3])

@@ -26,7 +26,6 @@ CHUNK = 500
 MAX_SILENT = 2_000
 THUMBNAIL_COLUMNS = ("sighting_id", "recording_date", "captured_us", "jpeg")
 EXPIRES = SIGHTING_COLUMNS.index("expires_at_us")
-_END, _ENDED, _SENT = map(SIGHTING_COLUMNS.index, ("end_us", "ended", "sent_at_us"))
 DATE = SIGHTING_COLUMNS.index("recording_date")
 _KEPT = ("id", "camera_id", "start_us", "recording_date")
 """What no update of a sighting changes."""
@@ -143,44 +142,6 @@ async def upsert_thumbnails(
 def under(row: tuple[Any, ...], day: date) -> tuple[Any, ...]:
     """A row of `SIGHTING_COLUMNS` under another date."""
     return row if row[DATE] == day else (*row[:DATE], day, *row[DATE + 1 :])
-
-
-def rank_of(row: Sequence[Any]) -> Rank:
-    """Of a row of `SIGHTING_COLUMNS`."""
-    return row[_END], row[_ENDED], row[_SENT]
-
-
-class Stored(NamedTuple):
-    """A sighting that has a row: how new that is, when its picture was taken, if it has one, and
-    the date of both."""
-
-    id: str
-    rank: Rank
-    taken_us: int | None
-    day: date
-
-
-async def stored(
-    connection: AsyncConnection, sighting_ids: Collection[str], near: Collection[date]
-) -> list[Stored]:
-    """What there is of these sightings, which begin on dates among `near`. A picture stands under
-    its sighting's date."""
-    s, t = _sighting.c, _thumbnail.c
-    query = (
-        sa.select(s.id, s.end_us, s.ended, s.sent_at_us, t.captured_us, s.recording_date)
-        .select_from(_sighting)
-        .outerjoin(
-            _thumbnail,
-            sa.and_(
-                t.sighting_id == s.id,
-                t.recording_date == s.recording_date,
-                _on(connection, t.recording_date, near),
-            ),
-        )
-        .where(_one_of(connection, s.id, sighting_ids), _on(connection, s.recording_date, near))
-    )
-    rows = (await connection.execute(query)).all()
-    return [Stored(row[0], (row[1], row[2], row[3]), row[4], row[5]) for row in rows]
 
 
 async def days(

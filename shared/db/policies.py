@@ -24,3 +24,8 @@ async def newest(connection: AsyncConnection) -> Policy | None:
         row["timezone"],
         row["effective_from_us"],
     )
+
+
+async def zones(connection: AsyncConnection) -> set[str]:
+    """Every time zone that a policy ever had."""
+    return set(await connection.scalars(sa.select(_policy.c.timezone).distinct()))

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from services.archive.index import SightingIndexer, check, check_thumbnail
 from services.detect.paths import DECIMALS
+from services.retention.policy import ensure_policy
 from shared import ids
 from shared.bus import Record
 from shared.clock import SECOND_US, SimulatedClock
@@ -102,6 +103,7 @@ async def _run(side: Any, there: Path, batches: Sequence[Sequence[Record]]) -> L
     platform = await open_platform(settings, SimulatedClock(NOW_US))
     try:
         await platform.database.migrate()
+        await ensure_policy(platform, settings)
         cost = await side(platform, settings, batches)
         return await _left(platform, cost)
     finally:
@@ -208,7 +210,11 @@ async def one_life_side(
     platform: Platform, settings: Any, batches: Sequence[Sequence[Record]]
 ) -> Cost:
     """All by one, which knows what it wrote."""
-    indexer = SightingIndexer(platform, settings)
+    return await delivered(SightingIndexer(platform, settings), batches)
+
+
+async def delivered(indexer: SightingIndexer, batches: Sequence[Sequence[Record]]) -> Cost:
+    """What it took to write each of these batches three times."""
     with measure.costing() as cost:
         for batch in batches:
             for _ in range(DELIVERIES):

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+from services.archive.index import SightingIndexer
+from services.retention.policy import ensure_policy
 from shared.bus import Record
 from shared.clock import DAY_US, SECOND_US, SimulatedClock
 from shared.db.partitions import days_near
@@ -92,9 +94,7 @@ def _environment(server: Postgres, side: str, folder: Path) -> dict[str, str]:
 
 
 def _timed(side: str, environment: Mapping[str, str], batches: range, total: int) -> Cost:
-    work = {"ours": one_machine.ours_side, "peer": one_machine.peer_side}.get(
-        side, one_machine.one_life_side
-    )
+    work = one_machine.peer_side if side == "peer" else one_machine.ours_side
 
     async def deliver() -> Cost:
         settings = load(environment)
@@ -102,8 +102,14 @@ def _timed(side: str, environment: Mapping[str, str], batches: range, total: int
         cpu_s = wall_s = 0.0
         try:
             await platform.database.ensure_days(_days())
+            await ensure_policy(platform, settings)
+            indexer = SightingIndexer(platform, settings)
             for number in batches:
-                cost = await work(platform, settings, [_batch(number, total)])
+                some = [_batch(number, total)]
+                if side == "one life":
+                    cost = await one_machine.delivered(indexer, some)
+                else:
+                    cost = await work(platform, settings, some)
                 cpu_s, wall_s = cpu_s + cost.cpu_s, wall_s + cost.wall_s
         finally:
             await platform.close()

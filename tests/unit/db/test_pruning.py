@@ -65,11 +65,6 @@ async def _covered(connection: AsyncConnection) -> int:
     return coverage.analysed_us
 
 
-async def _stored(connection: AsyncConnection) -> list[str]:
-    found = await queries_index.stored(connection, ["seen", "other"], days_near([START_US]))
-    return [one.id for one in found]
-
-
 async def _days(connection: AsyncConnection) -> list[str]:
     return list(await queries_index.days(connection, ["seen", "other"], days_near([START_US])))
 
@@ -78,8 +73,7 @@ async def _days(connection: AsyncConnection) -> list[str]:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        (_search, ["seen"]), (_counts, 1), (_segments, 0), (_covered, 0), (_stored, ["seen"]),
-        (_days, ["seen"]),
+        (_search, ["seen"]), (_counts, 1), (_segments, 0), (_covered, 0), (_days, ["seen"]),
     ],
 )  # fmt: skip
 async def test_what_asks_for_an_hour_opens_no_other_day(
