@@ -81,7 +81,7 @@ class YoloDetector:
         self._chunk = settings.batch
         self._arguments = self._fixed_arguments(settings)
         half = self._arguments["quantize"] == HALF_BITS
-        if not half:
+        if self._device != "cpu" and not half:
             # Torch lets a GPU round what convolutions multiply to ten bits unless told, and a
             # sighting would say f32 of boxes that were not computed in it.
             torch.backends.cudnn.allow_tf32 = False

@@ -26,6 +26,9 @@ class Torch:
     gpus: int = 0
     built: str | None = "13.0"
     threads: list[int] = field(default_factory=list)
+    backends: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(cudnn=SimpleNamespace(allow_tf32=True))
+    )
     __version__ = "2.9.1"
 
     @property
@@ -79,12 +82,13 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Torch:
     return found
 
 
-def opened(folder: Path, device: str) -> Detector:
+def opened(folder: Path, device: str, precision: str = "auto") -> Detector:
     path = folder / "weights.pt"
     path.write_bytes(b"weights")
     detect = {
         "adapter": "yolo",
         "device": device,
+        "precision": precision,
         "model": str(path),
         "model_sha256": hashlib.sha256(b"weights").hexdigest(),
     }
@@ -162,3 +166,12 @@ def test_the_processor_is_there_without_a_gpu(
     tmp_path: Path, library: Ultralytics, torch: Torch
 ) -> None:
     assert looked_on(tmp_path, "cpu", library) == "cpu"
+
+
+def test_f32_on_a_gpu_is_f32(tmp_path: Path, library: Ultralytics, torch: Torch) -> None:
+    """Torch would let the GPU round what convolutions multiply; half precision may stay quick."""
+    torch.gpus = 1
+    assert opened(tmp_path, "cuda:0").facts.precision == "f16"
+    assert torch.backends.cudnn.allow_tf32
+    assert opened(tmp_path, "cuda:0", "f32").facts.precision == "f32"
+    assert not torch.backends.cudnn.allow_tf32
