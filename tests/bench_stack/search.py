@@ -37,7 +37,7 @@ PEER_SHARE = 4
 """The peer is asked every fourth question of (b) and (d), which take it seconds."""
 REACH = {"(a)": 1.1, "(b)": 0.35, "(c)": 1.1, "(d)": 0.35}
 MONTH_REACH = 1.3
-ROW_BYTES = 6_000
+ROW_BYTES = 3_000
 """Disk that a sighting takes in both tables, with indexes and write-ahead log, at most."""
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "4GB", "work_mem": "16MB"}
 
