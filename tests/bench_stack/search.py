@@ -39,6 +39,7 @@ REACH = {"(a)": 1.1, "(b)": 0.35, "(c)": 1.1, "(d)": 0.35}
 MONTH_REACH = 1.3
 ROW_BYTES = 3_000
 """Disk that a sighting takes in both tables, with indexes and write-ahead log, at most."""
+VACUUM_S = 1_800.0
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "4GB", "work_mem": "16MB"}
 
 
@@ -54,7 +55,7 @@ def run(folder: Path, *, small: bool) -> Row:
         month = _store(server, folder, "month", sizes)
         day = _store(server, folder, "day", sizes._replace(sightings=count // sizes.days, days=1))
         for name in ("month", "day"):
-            server.psql("VACUUM ANALYZE", name)
+            server.psql("VACUUM ANALYZE", name, timeout_s=VACUUM_S)
         row.notes.append(f"made in {measure.seconds_since(began_us):.0f} s; {measure.load()}")
         ours = _month(row, server, month, folder, small=small)
         _day(row, server, day, folder, ours, small=small)

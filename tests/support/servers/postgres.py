@@ -38,6 +38,7 @@ CHOSEN = "TEST_POSTGRESQL_BIN"
 NEEDED = ("initdb", "postgres", "psql")
 SYSTEM_USER = "postgres"
 LOOPBACK = "127.0.0.1"
+STATEMENT_S = 60.0
 APPLICATION = "lamppost"
 """Role and first database: it owns its databases and is no superuser, as in production."""
 TEMPLATE = "lamppost_template"
@@ -263,9 +264,9 @@ class Postgres:
         """Remove a database, whoever is connected."""
         self._psql(f'drop database if exists "{name}" with (force)')
 
-    def psql(self, sql: str, database: str = APPLICATION) -> str:
+    def psql(self, sql: str, database: str = APPLICATION, *, timeout_s: float = STATEMENT_S) -> str:
         """Run statements as superuser; the rows, values parted by `|`."""
-        return self._psql(sql, database)
+        return self._psql_each(sql, database=database, timeout_s=timeout_s)
 
     def end_connections(self, database: str = APPLICATION) -> int:
         """Terminate every connection of a database; how many there were."""
@@ -359,7 +360,9 @@ class Postgres:
     def _psql(self, sql: str, database: str = "postgres") -> str:
         return self._psql_each(sql, database=database)
 
-    def _psql_each(self, *statements: str, database: str = "postgres") -> str:
+    def _psql_each(
+        self, *statements: str, database: str = "postgres", timeout_s: float = STATEMENT_S
+    ) -> str:
         """Each a transaction of its own, by one client: its start is most of what it costs."""
         environment = {**os.environ, "PGPASSWORD": self._secret("superuser")}
         address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]
@@ -367,7 +370,7 @@ class Postgres:
         return run(
             [self.bin / "psql", *address, *options, *(f"--command={sql}" for sql in statements)],
             env=environment,
-            timeout_s=60,
+            timeout_s=timeout_s,
             stdin=subprocess.DEVNULL,
         ).strip()
 
