@@ -22,7 +22,7 @@ import cv2
 import simplejpeg
 
 from services.detect import analyst
-from services.detect.detector import Detector, Found, Picture
+from services.detect.detector import Detector, Picture
 from services.detect.frame_queue import Frame
 from services.detect.open_detector import open_detector
 from shared.clock import SECOND_US
@@ -130,7 +130,7 @@ def _rate(folder: Path, batch: int, pictures: Sequence[Picture]) -> Figure:
     detector.detect(ready)
     for _ in range(5):
         with measure.costing() as cost:
-            _found: list[list[Found]] = detector.detect(ready)
+            detector.detect(ready)
         figure.ours.append(len(ready) / cost[0].wall_s)
     detector.close()
     return figure

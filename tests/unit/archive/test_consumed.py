@@ -20,6 +20,7 @@ from sqlalchemy import event
 
 from services.archive.consumed import DIGEST_BYTES, marks_of
 from services.archive.index import GROUP, SightingIndexer
+from services.retention.policy import ensure_policy
 from shared.bus import Message, Record, letters
 from shared.clock import DAY_US
 from shared.db import tables
@@ -111,6 +112,32 @@ async def test_a_batch_that_comes_again_costs_one_query_and_touches_no_row(tmp_p
         assert "consumed" in heard[0]
         assert await world.rows() == before
         assert len(before) == 6
+
+
+async def test_what_it_wrote_itself_it_knows_without_a_question(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        batch = log_of(several(6))
+        await world.index.write(batch)
+        before = await world.rows()
+        await world.clock.advance(30.0)
+        with statements() as heard:
+            await world.index.write(batch)
+        assert heard == []
+        assert await world.rows() == before
+        await world.index.write(log_of(several(2, first=7), first=6))
+        assert len(await world.rows()) == 8
+
+
+async def test_nothing_is_asked_of_the_table_before_a_write(tmp_path: Path) -> None:
+    """While all its rows stand under dates of one zone."""
+    async with opened(tmp_path) as world:
+        await ensure_policy(world.platform, world.settings)
+        await world.index.write(log_of(several(3)))
+        with statements() as heard:
+            await world.index.write(log_of(several(3, first=4), first=3))
+        assert len(await world.rows()) == 6
+        looks = [one for one in heard if one.startswith("SELECT") and "sighting" in one]
+        assert looks == []
 
 
 async def test_a_death_between_rows_and_offsets(tmp_path: Path) -> None:
