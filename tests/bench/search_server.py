@@ -40,6 +40,9 @@ from shared.platform import open_platform
 from shared.settings import Settings
 from tests.bench import store
 
+IDLE_S = 3_600
+"""A client whose share is done waits for the slowest, longer than a server keeps a connection."""
+
 
 class Base(orm.DeclarativeBase):
     """The peer's mapped classes."""
@@ -123,7 +126,14 @@ async def serve(settings: Settings, engine: AsyncEngine, port: int) -> None:
     context = ApiContext(platform, settings, RecorderDirectory(platform.bus, platform.clock))
     app: FastAPI = create_app(context)
     app.include_router(peer_router(engine))
-    config = uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        app,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=IDLE_S,
+    )
     await uvicorn.Server(config).serve()
     await platform.close()
 
