@@ -105,6 +105,7 @@ BUS: dict[str, msgspec.Struct] = {
         height=1080,
         rate_fps=25.0,
         bitrate_bps=2_000_000.0,
+        accounted_until_us=AT_US + 5 * SECOND_US - 160_000,
     ),
     "camera.gap": GapRecorded(
         "g-20261125-1", CAMERA, AT_US, AT_US + 3 * SECOND_US, GapReason.CONNECTION_LOST

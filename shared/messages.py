@@ -100,6 +100,9 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="camera.status", tag_field=
     frames_dropped: int = 0
     recorded_us: int = 0
     """Recorded by this recorder process so far."""
+    accounted_until_us: int | None = None
+    """Every moment of the camera before this is written as video or filed as a gap; none where
+    this recorder has done neither yet. Who takes over from a recorder that died begins here."""
 
 
 class GapRecorded(msgspec.Struct, frozen=True, tag="camera.gap", tag_field="type"):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
+from services.ingest import repair
 from shared import ids, intervals, log, metrics
 from shared.clock import SECOND_US
 from shared.domain import Camera, Gap, GapReason
@@ -17,9 +19,6 @@ from shared.spool import RecorderSpool, read_state
 
 PIECE_US = 60 * SECOND_US
 ALIVE_US = 5 * SECOND_US
-LATE_US = 1 * SECOND_US
-"""What a recorder writes was taken this long before at most: packets gather, and a fragment is
-whole once the next one begins. A gap may reach into what was recorded, which counts first."""
 AHEAD_US = 60 * SECOND_US
 """Delays and rounding never put an account so far ahead of the clock."""
 NEW_US = 3600 * SECOND_US
@@ -40,12 +39,19 @@ def recorded_elsewhere(spool: RecorderSpool, camera_id: str, now_us: int) -> int
         until = state.until_us
         for path in (folder / "tmp").glob(f"*-{camera_id}-*.mp4"):
             if path.stem[21:-37] == camera_id:
-                with contextlib.suppress(FileNotFoundError):
-                    written_us = path.stat().st_mtime_ns // 1_000
-                    alive = now_us - written_us < ALIVE_US
-                    until = max(until, now_us if alive else written_us - LATE_US)
+                # What cannot be read is repair's affair: it may not stop the camera here.
+                with contextlib.suppress(OSError):
+                    until = max(until, _open_until(path, now_us))
         latest = until if latest is None else max(latest, until)
     return None if latest is None else min(latest, now_us)
+
+
+def _open_until(path: Path, now_us: int) -> int:
+    """Up to when an open file records its camera: what repair will file of it, to the microsecond,
+    because pictures wait before they are written, and longer on a busy machine."""
+    if now_us - path.stat().st_mtime_ns // 1_000 < ALIVE_US:
+        return now_us
+    return repair.recorded_until(path, now_us) or 0
 
 
 class Account:

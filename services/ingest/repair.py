@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -93,22 +93,55 @@ def repair(
     return segment
 
 
+def recorded_until(path: Path, ceiling_us: int) -> int | None:
+    """Up to when `repair` would file the video, which stays as it is; None when nothing of it can
+    be saved. OSError where it cannot be read, FileNotFoundError once somebody filed it."""
+    try:
+        state = _decoder.decode(path.with_suffix(".open.json").read_bytes())
+    except msgspec.MsgspecError:
+        return None
+    init = state.segment.init
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_size <= len(init):
+            return None
+        written_us = min(ceiling_us, found.st_mtime_ns // 1_000)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[: len(init)] != init:
+                return None
+            try:
+                return max((end for _, _, end in _whole(data, state, written_us)), default=None)
+            except (LamppostError, ValueError):
+                return None
+
+
+def _whole(
+    data: mmap.mmap, state: OpenState, written_us: int
+) -> Iterator[tuple[fmp4.ParsedFragment, int, int]]:
+    """The whole fragments, and when each begins and ends."""
+    segment = state.segment
+    end, first, start_us = len(segment.init), None, segment.start_us
+    for part in fmp4.parse_fragments(data, end):
+        if part.offset != end or not _plausible(data, part):
+            return
+        first = part.base_time if first is None else first
+        media_us = (part.base_time + part.duration - first) * SECOND_US // segment.timescale
+        end_us = max(start_us + 1, min(segment.start_us + media_us, written_us))
+        yield part, start_us, end_us
+        start_us, end = end_us, part.end
+
+
 def _measure(
     data: mmap.mmap, state: OpenState, written_us: int
 ) -> tuple[tuple[Fragment, ...], str, int]:
     """The whole fragments with their times and hashes, the hash of all, and where they end."""
-    segment = state.segment
-    whole = hashlib.sha256(segment.init)
+    whole = hashlib.sha256(state.segment.init)
     fragments: list[Fragment] = []
-    end, first, start_us = len(segment.init), None, segment.start_us
-    for part in fmp4.parse_fragments(data, end):
-        if part.offset != end or not _plausible(data, part):
-            break
-        first = part.base_time if first is None else first
+    end = len(state.segment.init)
+    for part, start_us, end_us in _whole(data, state, written_us):
         raw = data[part.offset : part.end]
         whole.update(raw)
-        media_us = (part.base_time + part.duration - first) * SECOND_US // segment.timescale
-        end_us = max(start_us + 1, min(segment.start_us + media_us, written_us))
+        end = part.end
         fragments.append(
             Fragment(
                 offset=part.offset,
@@ -121,7 +154,6 @@ def _measure(
                 base_time=part.base_time,
             )
         )
-        start_us, end = end_us, part.end
     return tuple(fragments), whole.hexdigest(), end
 
 

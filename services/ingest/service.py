@@ -213,6 +213,8 @@ class IngestService:
             metrics.RECORDED_SECONDS.inc(max(0, span_us) / SECOND_US)
         else:
             assert isinstance(event, GapFiled)
+            if self._book.knows(event.gap.camera_id):
+                self._book.gap(event.gap)
 
     async def _adopt(self, stop: Stop) -> None:
         """File what dead recorders on this volume left half-written."""

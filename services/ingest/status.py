@@ -16,7 +16,7 @@ from services.ingest.media import FragmentWritten, OpenSegment, StateChanged
 from services.ingest.waiting import Waiting, filed, merged
 from shared import metrics
 from shared.clock import SECOND_US, Clock
-from shared.domain import Camera, Fragment, GapReason, RecordingState
+from shared.domain import Camera, Fragment, Gap, GapReason, RecordingState
 from shared.messages import RecorderStatus, SpoolWaiting, StatusChanged
 from shared.settings import Spool
 from shared.version import version
@@ -44,6 +44,7 @@ class CameraStatus:
     frames_sampled: int = 0
     frames_dropped: int = 0
     recorded_us: int = 0
+    accounted_until_us: int | None = None
     recent: deque[Fragment] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def rates(self) -> tuple[float, float]:
@@ -114,6 +115,11 @@ class StatusBook:
         )
         camera.recorded_us += max(0, event.fragment.end_us - event.fragment.start_us)
         camera.recent.append(event.fragment)
+        camera.accounted_until_us = event.fragment.end_us
+
+    def gap(self, gap: Gap) -> None:
+        """A time without video was filed with its reason."""
+        self._camera(gap.camera_id).accounted_until_us = gap.end_us
 
     def frame(self, camera_id: str, *, dropped: bool = False) -> None:
         """An analysis frame was published, or dropped."""
@@ -157,6 +163,7 @@ class StatusBook:
             frames_sampled=camera.frames_sampled,
             frames_dropped=camera.frames_dropped,
             recorded_us=camera.recorded_us,
+            accounted_until_us=camera.accounted_until_us,
         )
 
     def recorder_message(self, usage: SpoolUsage, *, stopped: bool = False) -> RecorderStatus:

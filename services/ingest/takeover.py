@@ -3,8 +3,9 @@ and an account that begins where another recorder's ended.
 
 The epoch is higher than any this recorder used and any that is heard of these cameras, so that
 clocks of two machines that differ put no order upside down while the bus speaks. A recorder that
-died says no more: the seconds since its last word are a gap of this one's, until its own spool says
-that it recorded them after all. See docs/architecture.md, "Assignment and failover".
+died says no more: the seconds after those that its last word accounts for are a gap of this one's,
+until its own spool says that it recorded them after all. See docs/architecture.md, "Assignment and
+failover".
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from shared import log
 from shared.clock import SECOND_US, Clock
 from shared.domain import Camera, GapReason, RecordingState
 from shared.errors import LamppostError
+from shared.messages import StatusChanged
 from shared.spool import RecorderSpool
 
 LISTEN_S = 1.0
 """So long a first recording waits at most for what others said of the camera."""
 MOST_US = 24 * 3600 * SECOND_US
 """The topic keeps a day: an older word is of another life."""
+LATE_US = 1 * SECOND_US
+"""A word that does not say up to when the camera is accounted for comes this long after it: packets
+gather, and a fragment is whole once the next one begins."""
 
 
 class Takeover:
@@ -81,16 +86,25 @@ class Takeover:
                 continue
             if not now_us - MOST_US <= word.at_us < now_us:
                 continue
-            known_us = self._spool.accounted_until(camera.id)
-            if known_us is not None and known_us >= word.at_us:
-                continue
             ended = word.state is RecordingState.STOPPED
+            until_us = word.at_us if ended else _accounted_until(word)
+            known_us = self._spool.accounted_until(camera.id)
+            if known_us is not None and known_us >= until_us:
+                continue
             goes_on = not ended and now_us - word.at_us <= self._quiet_us
             if goes_on and known_us is None:
                 continue
             stopped = GapReason.RECORDER_STOPPED.value if ended else ""
             stopped = GapReason.MOVED.value if goes_on else stopped
             try:
-                self._spool.set_accounted_until(camera.id, word.at_us, stopped)
+                self._spool.set_accounted_until(camera.id, until_us, stopped)
             except OSError as error:
                 self._log.warning("an account waits", camera=camera.id, cause=str(error))
+
+
+def _accounted_until(word: StatusChanged) -> int:
+    """Up to when the video and the gaps of a recorder reach by its own word. Never after the word:
+    a gap may reach into what was recorded, which counts first, and the other way leaves a hole."""
+    if word.accounted_until_us is None:
+        return word.at_us - LATE_US
+    return min(word.accounted_until_us, word.at_us)

@@ -9,55 +9,14 @@ from pathlib import Path
 import pytest
 
 from services.ingest import repair
-from services.ingest.media import OpenSegment
-from services.ingest.segment_file import OpenState, SegmentFile
-from services.ingest.segmenter import Close, Open, Segmenter, Write
-from shared import civil, fmp4
-from shared.clock import SystemClock
+from services.ingest.segment_file import SegmentFile
+from shared import fmp4
 from shared.domain import Segment
 from shared.spool import RecorderSpool, SpoolReader
-from tests.support.packets import START_US, picture, stream_info
+from tests.support.half_written import write_some
+from tests.support.packets import START_US
 
 NOW_US = START_US + 3_600_000_000
-
-
-def write_some(spool: RecorderSpool, camera_id: str = "cam-1") -> SegmentFile:
-    """Four seconds in a file that is left open, as a death leaves it."""
-    segmenter = Segmenter(
-        stream_info(), segment_s=60, fragment_s=1, zone=civil.zone("Asia/Hong_Kong")
-    )
-    file: SegmentFile | None = None
-    actions = [
-        action
-        for number in range(100)
-        for action in segmenter.push(picture(number, number * 40, key=number % 25 == 0))
-    ]
-    for action in [*actions, *segmenter.finish(START_US + 4_000_000)]:
-        if isinstance(action, Open):
-            segment = OpenSegment(
-                "0" * 36,
-                camera_id,
-                action.start_us,
-                action.init.codec,
-                action.init.codec_string,
-                action.init.width,
-                action.init.height,
-                90_000,
-                action.init.data,
-                "c" * 36,
-                7,
-                action.clock.source,
-                action.clock.uncertainty_us,
-            )
-            file = SegmentFile(spool, OpenState(segment, "local"), SystemClock(), 5.0)
-        elif isinstance(action, Write):
-            assert file is not None
-            file.write(action)
-        else:
-            assert isinstance(action, Close)
-    assert file is not None
-    file.leave()
-    return file
 
 
 def check(spool: RecorderSpool, segment: Segment) -> bytes:

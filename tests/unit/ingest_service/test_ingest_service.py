@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from services.ingest.assignment import PATIENCE_US
-from services.ingest.media import StateChanged
+from services.ingest.media import GapFiled, StateChanged
 from shared.bus import Bus, Consumer, Message, Record
 from shared.bus.partitioner import partition_of
 from shared.clock import SECOND_US, SimulatedClock
-from shared.domain import GapReason, RecordingState
+from shared.domain import Gap, GapReason, RecordingState
 from shared.errors import Kind, LamppostError
+from shared.ids import new_id
 from shared.messages import (
     FrameMeta,
 )
@@ -74,6 +76,31 @@ async def test_what_is_recorded_is_said_with_rates_and_address(world: World) -> 
     assert world.recorders[-1].cameras == ("cam-1",)
     assert world.recorders[-1].url == status.recorder_url
     assert world.recorders[-1].free_bytes > 0
+
+
+async def test_a_status_says_up_to_when_the_camera_is_accounted_for(world: World) -> None:
+    """By video and by gaps, so that who takes over from a dead recorder leaves no hole."""
+    await world.configure(camera("cam-1"))
+    world.start()
+    assert (await world.until_state("cam-1", RecordingState.CONNECTING)).accounted_until_us is None
+    written = FakeRecording(world.spool).write(b"x" * 1_000)
+    world.media.report(written)
+    world.media.state("cam-1", RecordingState.RECORDING)
+    said = await world.until_state("cam-1", RecordingState.RECORDING)
+    assert said.accounted_until_us == written.fragment.end_us
+    end_us = written.fragment.end_us + 3 * SECOND_US
+    gap = Gap(
+        id=new_id(),
+        camera_id="cam-1",
+        start_us=written.fragment.end_us,
+        end_us=end_us,
+        reason=GapReason.SILENT,
+    )
+    world.media.report(GapFiled(gap), GapFiled(msgspec.structs.replace(gap, camera_id="other")))
+    world.media.state("cam-1", RecordingState.RETRYING, reason=GapReason.SILENT)
+    said = await world.until_state("cam-1", RecordingState.RETRYING)
+    assert said.accounted_until_us == end_us
+    assert world.last("other") is None, "of a camera that is not its own it says nothing"
 
 
 async def test_a_state_is_said_at_once_and_again_at_intervals(tmp_path: Path) -> None:

@@ -36,8 +36,17 @@ async def hear(world: World, *events: StatusChanged | RecorderStatus) -> None:
     )
 
 
-def word(camera_id: str, at_us: int, state: str = "recording", epoch: int = 1) -> StatusChanged:
-    return StatusChanged(camera_id, RecordingState(state), at_us, at_us, "other", epoch)
+def word(
+    camera_id: str,
+    at_us: int,
+    state: str = "recording",
+    epoch: int = 1,
+    accounted_us: int | None = None,
+) -> StatusChanged:
+    state_of = RecordingState(state)
+    return StatusChanged(
+        camera_id, state_of, at_us, at_us, "other", epoch, accounted_until_us=accounted_us
+    )
 
 
 def alive(at_us: int, *, stopped: bool = False) -> RecorderStatus:
@@ -59,19 +68,33 @@ async def test_an_epoch_is_higher_than_any_heard_of_the_cameras(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("quiet_s", "state", "reason"),
-    [(60, "recording", ""), (1, "stopped", GapReason.RECORDER_STOPPED.value)],
+    ("quiet_s", "state", "accounted_ms", "begins_ms", "reason"),
+    [
+        # The word comes after the pictures that it accounts for, and those after it may be lost.
+        (60, "recording", -170, -170, ""),
+        (60, "retrying", -40_000, -40_000, ""),
+        (60, "recording", 5_000, 0, ""),
+        (60, "recording", None, -1_000, ""),
+        # One that ended filed its own account, which goes beyond its word.
+        (1, "stopped", -170, 0, GapReason.RECORDER_STOPPED.value),
+    ],
 )
-async def test_the_account_begins_at_the_last_word_of_who_is_gone(
-    tmp_path: Path, quiet_s: int, state: str, reason: str
+async def test_the_account_begins_where_that_of_who_is_gone_ended(
+    tmp_path: Path,
+    quiet_s: int,
+    state: str,
+    accounted_ms: int | None,
+    begins_ms: int,
+    reason: str,
 ) -> None:
     clock = SimulatedClock()
     async with a_world(tmp_path, clock) as world:
         said_us = clock.now_us() - quiet_s * SECOND_US
-        await hear(world, word("a", said_us, state))
+        accounted_us = None if accounted_ms is None else said_us + accounted_ms * 1_000
+        await hear(world, word("a", said_us, state, accounted_us=accounted_us))
         await world.configure(camera("a"), camera("b"))
         await world.service.membership.run_once()
-        assert world.spool.accounted_until("a") == said_us
+        assert world.spool.accounted_until("a") == said_us + begins_ms * 1_000
         assert world.spool.stopped_because("a") == reason
         assert world.spool.accounted_until("b") is None, "nobody ever spoke of it"
 
@@ -81,12 +104,13 @@ async def test_a_camera_of_a_living_recorder_leaves_no_gap_behind(tmp_path: Path
     async with a_world(tmp_path, clock, status_interval_s=5) as world:
         await hear(world, word("a", clock.now_us() - SECOND_US))
         world.spool.set_accounted_until("old", 5, "moved")
-        await hear(world, word("old", clock.now_us() - SECOND_US))
+        said_us = clock.now_us() - SECOND_US
+        await hear(world, word("old", said_us, accounted_us=said_us - 40_000))
         await world.configure(camera("a"), camera("old"))
         await world.service.membership.run_once()
         assert world.spool.accounted_until("a") is None
         # Who recorded it before begins where the other is, not where it left off itself.
-        assert world.spool.accounted_until("old") == clock.now_us() - SECOND_US
+        assert world.spool.accounted_until("old") == said_us - 40_000
         assert world.spool.stopped_because("old") == GapReason.MOVED.value
 
 
