@@ -112,6 +112,7 @@ class NoDatabase:
     """Port `Database` of a process that has none."""
 
     dialect = "none"
+    clock_sql: str | None = None
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         raise _none()

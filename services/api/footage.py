@@ -47,8 +47,15 @@ class Watch:
         """The object store's own time, just read."""
         self._store = store_us, self._clock.monotonic_us()
 
-    async def judge(self, newest_commit_us: int | None, connection: AsyncConnection) -> doubt.Doubt:
-        """Whether the time is doubted now."""
+    async def judge(
+        self,
+        newest_commit_us: int | None,
+        connection: AsyncConnection,
+        database_us: int | None = None,
+    ) -> doubt.Doubt:
+        """Whether the time is doubted now; the database is asked for its time unless it was."""
+        if database_us is None:
+            database_us = await self._database.now_us(connection)
         monotonic = self._clock.monotonic_us()
         store = None if self._store is None else self._store[0] + monotonic - self._store[1]
         readings = doubt.Readings(
@@ -56,7 +63,7 @@ class Watch:
             monotonic_us=monotonic,
             started_wall_us=self._started[0],
             started_monotonic_us=self._started[1],
-            database_us=await self._database.now_us(connection),
+            database_us=database_us,
             newest_commit_us=newest_commit_us,
             store_us=store,
         )

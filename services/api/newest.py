@@ -3,7 +3,7 @@
 Every search and every playback asks. On PostgreSQL a question about all days opens each of their
 partitions, and on a new connection that takes longer than the rest of a search. So it is asked of
 the days near the newest commit that is known, and once a minute of all: a late recording of an
-older day counts a minute later at most.
+older day counts a minute later at most. What was asked within a second is not asked again there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shared.db import tables
 from shared.db.partitions import days_within
 
 ALL_US = 60 * SECOND_US
+FRESH_US = 1 * SECOND_US
 NEAR = timedelta(days=1)
 """Beyond the dates that the instant itself can stand under: a segment is filed after its time."""
 EVER = date.min
@@ -43,12 +44,21 @@ class Newest:
         self._asked_us: int | None = None
         self._of_all_us: int | None = None
         self._first_day = EVER
+        self._told_us: int | None = None
+        self.known_us: int | None = None
+        """The newest that is known."""
 
     async def read(self, connection: AsyncConnection) -> int | None:
         """When it was; None before the first."""
         dialect = connection.dialect.name
         values = self.values(dialect)
         return self.told(values, (await connection.execute(query(dialect), values)).scalar())
+
+    def fresh(self, dialect: str) -> bool:
+        """Whether what is known will do. On SQLite one look into an index always tells."""
+        if dialect != "postgresql" or self._told_us is None:
+            return False
+        return self._clock.monotonic_us() - self._told_us < FRESH_US
 
     def values(self, dialect: str) -> dict[str, date]:
         """The parameters of `query`, now."""
@@ -63,8 +73,10 @@ class Newest:
         if values.get("first_day", EVER) == EVER:
             self._asked_us, self._of_all_us = self._clock.monotonic_us(), found_us
         known = [us for us in (found_us, self._of_all_us) if us is not None]
-        if not known:
+        self._told_us = self._clock.monotonic_us() if known else None
+        self.known_us = max(known, default=None)
+        if self.known_us is None:
             self._asked_us = None
             return None
-        self._first_day = days_within(max(known), max(known))[0] - NEAR
-        return max(known)
+        self._first_day = days_within(self.known_us, self.known_us)[0] - NEAR
+        return self.known_us

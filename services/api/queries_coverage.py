@@ -1,20 +1,25 @@
-"""The SQL of a search's coverage: how much of the camera time anybody looked at, summed by camera.
+"""The SQL of a search's coverage: how much of the camera time anybody looked at.
 
-Index `ix_segment_camera_end` holds all the columns that are added up, so that no row is read.
+Index `ix_segment_camera_end` holds all the columns that are added up. On PostgreSQL
+`ix_segment_end` does so in the order of time, for a search of all cameras: its newest page looks
+through some seconds, for which each camera of a city would be looked up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api.queries_sightings import days_of, ids_json, on_days, one_of
+from services.api.filing import ANY_ZONE, Filing, days_of
+from services.api.queries_sightings import on_days
 from shared.clock import SECOND_US
 from shared.coverage import PENDING_US, Coverage
 from shared.db import tables
+from shared.db.one_of import any_of, one_of, texts
 from shared.intervals import Interval
 
 LONGEST_RECORDING_US = 900 * SECOND_US
@@ -23,9 +28,11 @@ index is read so far past the time asked, so that a looser bound would cost more
 _segment, _gap = tables.segment, tables.gap
 
 
-def _coverage_query() -> sa.Select[Any]:
-    """By camera: recorded, analysed, gated, dropped and coming microseconds of [start, end), and
-    the newest end. Made once: making it costs more than running it for an hour of one camera."""
+@cache
+def _coverage_query(dialect: str, *, count: int, near: bool) -> sa.Select[Any]:
+    """Recorded, analysed, gated, dropped and coming microseconds of [start, end), of one camera, of
+    several (`count` 2) or of every one (0); near the present a row a camera, with it and its newest
+    end. Made once: making it costs more than running it for an hour of one camera."""
     c = _segment.c
     start = sa.bindparam("start_us", type_=sa.BigInteger)
     end = sa.bindparam("end_us", type_=sa.BigInteger)
@@ -37,36 +44,29 @@ def _coverage_query() -> sa.Select[Any]:
 
     def shared(column: Any) -> Any:
         part = sa.case((length == whole, column), else_=column * 1.0 * length / whole)
-        return sa.func.coalesce(sa.func.sum(sa.case((decided, part), else_=0)), 0)
+        return sa.func.sum(sa.case((decided, sa.cast(part, sa.Float)), else_=0.0))
 
     coming = sa.and_(c.analysed_us.is_(None), c.end_us > sa.bindparam("coming_us"))
-    return (
-        sa.select(
-            c.camera_id,
-            sa.func.sum(length),
-            shared(c.analysed_us),
-            shared(c.gated_us),
-            shared(c.dropped_us),
-            sa.func.sum(sa.case((coming, length), else_=0)),
-            sa.func.max(c.effective_end_us),
-        )
-        .where(
-            one_of(c.camera_id, sa.bindparam("cameras", type_=sa.Text)),
-            c.state == "live",
-            c.end_us > start,
-            c.end_us < sa.bindparam("limit_us"),
-            c.effective_end_us > start,
-            c.effective_start_us < end,
-            c.expires_at_us > sa.bindparam("open_us"),
-        )
-        .group_by(c.camera_id)
+    found = [
+        sa.func.sum(sa.cast(length, sa.Float)),
+        shared(c.analysed_us),
+        shared(c.gated_us),
+        shared(c.dropped_us),
+        sa.func.sum(sa.case((coming, sa.cast(length, sa.Float)), else_=0.0)),
+    ]
+    query = sa.select(*found, *((c.camera_id, sa.func.max(c.effective_end_us)) if near else ()))
+    query = query.where(
+        one_of(dialect, c.camera_id, "cameras", count) if count else sa.true(),
+        c.state == "live",
+        c.end_us > start,
+        c.end_us < sa.bindparam("limit_us"),
+        c.effective_end_us > start,
+        c.effective_start_us < end,
+        c.expires_at_us > sa.bindparam("open_us"),
     )
-
-
-_COVERAGE = {
-    "sqlite": _coverage_query(),
-    "postgresql": _coverage_query().where(on_days(_segment)),
-}
+    if dialect == "postgresql":
+        query = query.where(on_days(_segment))
+    return query.group_by(c.camera_id) if near else query
 
 
 async def covered(
@@ -75,34 +75,36 @@ async def covered(
     span: Interval,
     now_us: int,
     open_after_us: int | None,
+    filing: Filing = ANY_ZONE,
+    *,
+    every: bool = False,
 ) -> Coverage:
     """The cameras' coverage of the span, summed in SQL; the same rule as shared.coverage, which is
-    for one camera's rows. Effective intervals of a camera's segments do not overlap."""
+    for one camera's rows. Effective intervals of a camera's segments do not overlap. `every`: these
+    are all the cameras there are."""
     start_us, end_us = span[0], min(span[1], now_us)
     if end_us <= start_us or not camera_ids:
         return Coverage()
+    dialect, near = connection.dialect.name, end_us > now_us - PENDING_US
+    by_time = every and dialect == "postgresql"
     values = {
-        "cameras": ids_json(camera_ids),
+        **({} if by_time else {"cameras": texts(dialect, camera_ids)}),
         "start_us": start_us,
         "end_us": end_us,
         "limit_us": end_us + LONGEST_RECORDING_US,
         "coming_us": now_us - PENDING_US,
         "open_us": -1 if open_after_us is None else open_after_us,
-        **days_of(connection, start_us, end_us + LONGEST_RECORDING_US),
+        **days_of(connection, start_us, end_us + LONGEST_RECORDING_US, filing),
     }
-    newest: dict[str, int] = {}
-    recorded = analysed = gated = dropped = pending = 0
-    found = await connection.execute(_COVERAGE[connection.dialect.name], values)
-    for row in found.all():
-        newest[row[0]] = int(row[6])
-        recorded += int(row[1])
-        analysed, gated, dropped = (
-            analysed + int(row[2]),
-            gated + int(row[3]),
-            dropped + int(row[4]),
-        )
-        pending += int(row[5])
-    tail = await _tail(connection, camera_ids, (start_us, end_us), now_us, newest)
+    count = 0 if by_time else min(2, len(camera_ids))
+    query = _coverage_query(dialect, count=count, near=near)
+    rows = (await connection.execute(query, values)).all()
+    sums = [sum(row[at] or 0.0 for row in rows) for at in range(5)]
+    recorded, analysed, gated, dropped, pending = map(round, sums)
+    tail = 0
+    if near:
+        newest = {row[5]: int(row[6]) for row in rows}
+        tail = await _tail(connection, camera_ids, (start_us, end_us), now_us, newest, filing)
     asked = len(camera_ids) * (end_us - start_us)
     return Coverage(
         analysed_us=analysed,
@@ -120,18 +122,18 @@ async def _tail(
     span: Interval,
     now_us: int,
     newest: dict[str, int],
+    filing: Filing,
 ) -> int:
     """Camera time after each camera's newest row whose own row is still to come."""
     start_us, end_us = span
-    if end_us <= now_us - PENDING_US:
-        return 0
     c = _gap.c
+    chosen = any_of(connection.dialect.name, c.camera_id, camera_ids)
     query = (
         sa.select(c.camera_id, sa.func.max(c.end_us))
-        .where(one_of(c.camera_id, ids_json(camera_ids)), c.end_us > start_us, c.start_us < end_us)
+        .where(chosen, c.end_us > start_us, c.start_us < end_us)
         .group_by(c.camera_id)
     )
-    days = days_of(connection, start_us, now_us)
+    days = days_of(connection, start_us, now_us, filing)
     if days:
         query = query.where(c.recording_date >= days["first_day"])  # however long a gap is
     gaps = {row[0]: int(row[1]) for row in (await connection.execute(query)).all()}

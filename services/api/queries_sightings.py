@@ -9,27 +9,23 @@ that its time can stand under, so that only their partitions are opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from services.api.access import Subject
-from services.api.newest import Newest
-from services.api.newest import query as newest_query
+from services.api.filing import ANY_ZONE, Filing, days_of
 from services.api.queries import LONGEST_SEGMENT_US, in_scope
 from services.api.sighting_filters import Filters
 from shared.clock import SECOND_US
 from shared.db import tables
-from shared.db.partitions import days_within
+from shared.db.indexes import ROUNDING, TIME, real
+from shared.db.one_of import one_of, texts
 from shared.domain import Purpose
 from shared.intervals import Interval
-from shared.retention import Policy
 from shared.sightings import MAX_SIGHTING_S
 
 LONGEST_US = (MAX_SIGHTING_S + 60) * SECOND_US
@@ -99,38 +95,6 @@ async def zones(
     return (await connection.execute(query)).mappings().all()
 
 
-class Moment(NamedTuple):
-    """What readability is judged by: the newest policy (None: none yet), whether there is any hold,
-    and when the newest segment was committed."""
-
-    policy: Policy | None
-    held: bool
-    newest_commit_us: int | None
-
-
-@cache
-def _moment_query(dialect: str) -> sa.Select[Any]:
-    p = tables.policy.c
-    newest = newest_query(dialect).scalar_subquery()
-    held = sa.exists(sa.select(tables.hold.c.id)).label("held")
-    one_row = sa.select(sa.literal(1).label("one")).subquery()
-    return (
-        sa.select(held, newest, *(p[name] for name in Policy._fields))
-        .select_from(one_row.join(tables.policy, sa.true(), isouter=True))
-        .order_by(p.version.desc())
-        .limit(1)
-    )
-
-
-async def moment(connection: AsyncConnection, newest: Newest) -> Moment:
-    """In one statement, since every search asks for it."""
-    dialect = connection.dialect.name
-    values = newest.values(dialect)
-    row = (await connection.execute(_moment_query(dialect), values)).one()
-    policy = None if row[2] is None else Policy(*row[2:])
-    return Moment(policy, bool(row[0]), newest.told(values, row[1]))
-
-
 class Slice(NamedTuple):
     """Which rows: cameras, the time asked, and what may be seen of it."""
 
@@ -141,6 +105,9 @@ class Slice(NamedTuple):
     """Hide what expired by then; None: each row is judged by itself (an officer's holds)."""
     ended_after_us: int
     """Nothing that ended until then is open (0: no such limit)."""
+    every: bool = False
+    """Whether these are all the cameras there are."""
+    filing: Filing = ANY_ZONE
 
 
 class Position(NamedTuple):
@@ -162,35 +129,6 @@ class Candidate(NamedTuple):
     data: bytes
 
 
-class _Texts(FunctionElement[Any]):
-    """The texts of a JSON list, as rows with a column `value`."""
-
-    inherit_cache = True
-
-
-@compiles(_Texts)
-def _texts(element: _Texts, compiler: Any, **kw: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(_Texts, "postgresql")
-def _texts_postgresql(element: _Texts, compiler: Any, **kw: Any) -> str:
-    return f"jsonb_array_elements_text(CAST({compiler.process(element.clauses, **kw)} AS JSONB))"
-
-
-def one_of(column: Any, cameras: Any) -> sa.ColumnElement[bool]:
-    """Whether the column is one of a JSON list of ids. As `in_`, but one parameter: hundreds of
-    them cost more to write down than the rows to find."""
-    ids = _Texts(cameras).table_valued("value")
-    found: sa.ColumnElement[bool] = column.in_(sa.select(ids.c.value))
-    return found
-
-
-def ids_json(cameras: Sequence[str]) -> str:
-    """The parameter of `one_of`."""
-    return msgspec.json.encode(cameras).decode()
-
-
 def on_days(table: sa.Table) -> sa.ColumnElement[bool]:
     """Whether a row stands on the dates of `days_of`: for PostgreSQL alone, since on SQLite no
     index that decides a query holds the date."""
@@ -198,35 +136,45 @@ def on_days(table: sa.Table) -> sa.ColumnElement[bool]:
     return table.c.recording_date.between(first, sa.bindparam("last_day", type_=sa.Date))
 
 
-def days_of(connection: AsyncConnection, low_us: int, high_us: int) -> dict[str, Any]:
-    """The parameters of `on_days`; none on SQLite."""
-    if connection.dialect.name != "postgresql":
-        return {}
-    first, last = days_within(low_us, high_us)
-    return {"first_day": first, "last_day": last}
-
-
-def _base() -> list[sa.ColumnElement[bool]]:
-    """What every search asks of columns, with parameters (`_values`), so that it is made once."""
+def _base(dialect: str, wanted: Slice) -> list[sa.ColumnElement[bool]]:
+    """What every search asks of columns, with the parameters of `_values`."""
     c = _sighting.c
-    return [
-        one_of(c.camera_id, sa.bindparam("cameras", type_=sa.Text)),
+    begin = _begin(dialect, wanted)
+    found = [
         c.end_us > sa.bindparam("ended_us", type_=sa.BigInteger),
         c.expires_at_us > sa.bindparam("open_us", type_=sa.BigInteger),
-        c.start_us >= sa.bindparam("low_us", type_=sa.BigInteger),
+        begin >= sa.bindparam("low_us", type_=sa.BigInteger),
     ]
+    if dialect == "postgresql":
+        found.append(on_days(_sighting))
+    if not by_time(dialect, wanted):
+        found.append(one_of(dialect, c.camera_id, "cameras", len(wanted.camera_ids)))
+    return found
 
 
-def _values(wanted: Slice, low_us: int) -> dict[str, Any]:
-    return {
-        "cameras": ids_json(wanted.camera_ids),
+def _values(
+    connection: AsyncConnection, wanted: Slice, low_us: int, high_us: int
+) -> dict[str, Any]:
+    dialect = connection.dialect.name
+    values = {
         "ended_us": max(wanted.span[0], wanted.ended_after_us),
         "open_us": -1 if wanted.open_after_us is None else wanted.open_after_us,
         "low_us": low_us,
+        **days_of(connection, low_us, high_us, wanted.filing),
     }
+    if not by_time(dialect, wanted):
+        values["cameras"] = texts(dialect, wanted.camera_ids)
+    return values
 
 
-def _narrowing(wanted: Slice) -> list[sa.ColumnElement[bool]]:
+def by_time(dialect: str, wanted: Slice) -> bool:
+    """Whether rows are read in the order of time, whatever their camera: nearly all are hits, and
+    PostgreSQL has an index of that order."""
+    filters = wanted.filters
+    return dialect == "postgresql" and wanted.every and not (filters.of_columns or filters.exact)
+
+
+def _narrowing(dialect: str, wanted: Slice) -> list[sa.ColumnElement[bool]]:
     """What the filters ask of columns."""
     c, filters, (since_us, until_us) = _sighting.c, wanted.filters, wanted.span
     found: list[sa.ColumnElement[bool]] = []
@@ -253,18 +201,53 @@ def _narrowing(wanted: Slice) -> list[sa.ColumnElement[bool]]:
         ]
     for min_x, min_y, max_x, max_y in filters.boxes():
         found += [c.max_x >= min_x, c.min_x <= max_x, c.max_y >= min_y, c.min_y <= max_y]
+        if dialect == "postgresql":
+            found += [_real("max_x") >= min_x - ROUNDING, _real("min_x") <= max_x + ROUNDING]
+            found += [_real("max_y") >= min_y - ROUNDING, _real("min_y") <= max_y + ROUNDING]
     return found
 
 
-def _candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
-    """On PostgreSQL, whose planner decides by itself when to read the rows."""
-    return _ordered(sa.select(*_columns()), [on_days(_sighting), *narrowing])
+def _real(column: str) -> Any:
+    """A bound as the index has it."""
+    return sa.literal_column(real(f"sighting.{column}"), sa.REAL)
 
 
-def _sqlite_candidate_query(narrowing: Sequence[sa.ColumnElement[bool]] = ()) -> sa.Select[Any]:
+Conditions = Sequence[sa.ColumnElement[bool]]
+
+
+def _begin(dialect: str, wanted: Slice) -> Any:
+    """When a sighting begins, as the index that is meant has it."""
+    if by_time(dialect, wanted):
+        return sa.literal_column(TIME.replace("start_us", "sighting.start_us"), sa.BigInteger)
+    return _sighting.c.start_us
+
+
+def _candidate_query(begin: Any, conditions: Conditions, *, cut: bool) -> sa.Select[Any]:
+    """On PostgreSQL, whose index decides all that is compared with a value (shared/db/indexes.py),
+    so that a row is read once it is a candidate. `cut`: the index alone tells first how far back
+    the page goes, since the rows of several cameras come out of it camera by camera."""
+    query = _ordered(sa.select(*_columns()), begin, conditions)
+    if not cut:
+        return query
+    c = _sighting.c
+    # Strictly before the position, of whose instant the index cannot tell which rows come after it.
+    first = (
+        sa.select(c.start_us)
+        .where(*conditions, c.start_us < sa.bindparam("after_us", type_=sa.BigInteger))
+        .order_by(c.start_us.desc())
+        .limit(sa.bindparam("most", type_=sa.Integer))
+        .subquery("first")
+    )
+    last_us = sa.select(sa.func.min(first.c.start_us)).scalar_subquery()
+    low_us = sa.bindparam("low_us", type_=sa.BigInteger)
+    return query.where(c.start_us >= sa.func.coalesce(last_us, low_us))
+
+
+def _sqlite_candidate_query(conditions: Conditions) -> sa.Select[Any]:
     """The index alone decides which rows are the newest; then each of those is read, once."""
     c, row = _sighting.c, sa.literal_column("sighting.rowid", sa.Integer)
-    first = _ordered(sa.select(row.label("row"), c.start_us, c.id), narrowing).subquery("first")
+    query = sa.select(row.label("row"), c.start_us, c.id)
+    first = _ordered(query, c.start_us, conditions).subquery("first")
     return (
         sa.select(*_columns())
         .select_from(first.join(_sighting, row == first.c.row))
@@ -276,36 +259,48 @@ def _columns() -> Sequence[sa.ColumnElement[Any]]:
     return [_sighting.c[name] for name in Candidate._fields]
 
 
-def _ordered(query: sa.Select[Any], narrowing: Sequence[sa.ColumnElement[bool]]) -> sa.Select[Any]:
+def _ordered(query: sa.Select[Any], begin: Any, conditions: Conditions) -> sa.Select[Any]:
     c = _sighting.c
     after_us = sa.bindparam("after_us", type_=sa.BigInteger)
     return (
         query.where(
-            *_base(),
-            c.start_us <= after_us,
+            *conditions,
+            begin <= after_us,
             sa.or_(c.start_us < after_us, c.id < sa.bindparam("after_id", type_=sa.Text)),
-            *narrowing,
         )
-        .order_by(c.start_us.desc(), c.id.desc())
+        .order_by(begin.desc(), c.id.desc())
         .limit(sa.bindparam("most", type_=sa.Integer))
     )
 
 
-_MAKERS = {"sqlite": _sqlite_candidate_query, "postgresql": _candidate_query}
-_CANDIDATES = {dialect: make() for dialect, make in _MAKERS.items()}
-"""Without filters of columns: made once."""
+_MADE: dict[tuple[str, bool, bool], sa.Select[Any]] = {}
+"""Without filters of columns: made once each. Making one costs more than running it."""
+
+
+def _query_of(dialect: str, wanted: Slice) -> sa.Select[Any]:
+    single = len(wanted.camera_ids) == 1
+    kind = (dialect, by_time(dialect, wanted), single)
+    narrowing = _narrowing(dialect, wanted)
+    if not narrowing and kind in _MADE:
+        return _MADE[kind]
+    conditions = [*_base(dialect, wanted), *narrowing]
+    if dialect == "postgresql":
+        in_order = single or by_time(dialect, wanted) or wanted.filters.exact
+        made = _candidate_query(_begin(dialect, wanted), conditions, cut=not in_order)
+    else:
+        made = _sqlite_candidate_query(conditions)
+    if not narrowing:
+        _MADE[kind] = made
+    return made
 
 
 async def candidates(
     connection: AsyncConnection, wanted: Slice, low_us: int, after: Position, limit: int
 ) -> list[Candidate]:
     """Rows that begin at or after `low_us` and come after the position, newest first."""
-    dialect = connection.dialect.name
-    narrowing = _narrowing(wanted)
-    query = _MAKERS[dialect](narrowing) if narrowing else _CANDIDATES[dialect]
-    values = _values(wanted, low_us)
+    query = _query_of(connection.dialect.name, wanted)
+    values = _values(connection, wanted, low_us, after.start_us)
     values |= {"after_us": after.start_us, "after_id": after.id, "most": limit}
-    values |= days_of(connection, low_us, after.start_us)
     return [Candidate(*row) for row in (await connection.execute(query, values)).all()]
 
 
@@ -317,15 +312,15 @@ async def counts(
     c, since_us = _sighting.c, wanted.span[0]
     begin = sa.case((c.start_us < since_us, sa.literal(since_us)), else_=c.start_us)
     bucket = (begin // sa.literal_column(str(BUCKET_US))).label("bucket")
+    dialect = connection.dialect.name
     query = (
         sa.select(bucket, sa.func.count())
-        .where(*_base(), c.start_us < high_us, *_narrowing(wanted))
+        .where(
+            *_base(dialect, wanted), _begin(dialect, wanted) < high_us, *_narrowing(dialect, wanted)
+        )
         .group_by(bucket)
     )
-    days = days_of(connection, low_us, high_us)
-    if days:
-        query = query.where(on_days(_sighting))
-    found = await connection.execute(query, _values(wanted, low_us) | days)
+    found = await connection.execute(query, _values(connection, wanted, low_us, high_us))
     return {int(key) * BUCKET_US: int(n) for key, n in found.all()}
 
 

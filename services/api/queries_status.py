@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.api.access import Subject
+from services.api.filing import days_of
 from services.api.queries import in_scope
 from services.api.queries_coverage import LONGEST_RECORDING_US
-from services.api.queries_sightings import days_of, ids_json, on_days, one_of
+from services.api.queries_sightings import on_days
 from shared.clock import DAY_US
 from shared.db import tables
 from shared.db.coordination import spool_waiting as _waiting
+from shared.db.one_of import any_of
 from shared.intervals import Interval
 from shared.outbox import SET_ASIDE
 
@@ -94,7 +96,11 @@ async def gaps(connection: AsyncConnection, ids: Sequence[str], span: Interval) 
     c = _gap.c
     query = (
         sa.select(c.camera_id, c.start_us, c.end_us, c.reason)
-        .where(one_of(c.camera_id, ids_json(ids)), c.end_us > span[0], c.start_us < span[1])
+        .where(
+            any_of(connection.dialect.name, c.camera_id, ids),
+            c.end_us > span[0],
+            c.start_us < span[1],
+        )
         .order_by(c.end_us.desc())
         .limit(MAX_GAPS)
     )
@@ -121,7 +127,11 @@ async def recorded_inside(
                 s.effective_start_us < g.end_us,
             ),
         )
-        .where(one_of(g.camera_id, ids_json(ids)), g.end_us > span[0], g.start_us < span[1])
+        .where(
+            any_of(connection.dialect.name, g.camera_id, ids),
+            g.end_us > span[0],
+            g.start_us < span[1],
+        )
         .limit(MAX_INSIDE)
     )
     values: dict[str, Any] = days_of(connection, span[0], span[1] + LONGEST_RECORDING_US)
@@ -138,7 +148,7 @@ async def waiting(connection: AsyncConnection, ids: Sequence[str]) -> list[Waiti
     c = _waiting.c
     query = (
         sa.select(c.recorder, c.camera_id, c.start_us, c.end_us, c.at_us)
-        .where(one_of(c.camera_id, ids_json(ids)))
+        .where(any_of(connection.dialect.name, c.camera_id, ids))
         .limit(MAX_WAITING)
     )
     return [WaitingRow(*row) for row in await connection.execute(query)]
@@ -179,7 +189,7 @@ async def _newest_sighting(
         last = last.where(on_days(_sighting))
         values["last_day"] += timedelta(days=1)
     each = sa.select(last.scalar_subquery().label("end_us")).where(
-        one_of(_camera.c.id, ids_json(ids))
+        any_of(connection.dialect.name, _camera.c.id, ids)
     )
     found = each.subquery()
     latest: int | None = await connection.scalar(sa.select(sa.func.max(found.c.end_us)), values)

@@ -69,6 +69,12 @@ class Filters(NamedTuple):
             or self.line is not None
         )
 
+    @property
+    def of_columns(self) -> bool:
+        """Whether columns leave anything out."""
+        kinds = self.classes or self.colours or self.upper or self.lower or self.vehicle
+        return bool(kinds or self.speeds or self.min_confidence or self.min_dwell_us)
+
     def boxes(self) -> list[Box]:
         """Bounds of the drawn things: a path that stays outside one of them is no hit."""
         drawn: list[Sequence[Point]] = [self.polygon] if self.polygon else []

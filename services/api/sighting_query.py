@@ -189,6 +189,8 @@ def slice_of(search: Search, view: Eye) -> Slice:
         search.scope.filters,
         view.open_after_us,
         view.ended_after_us,
+        search.scope.every,
+        view.filing,
     )
 
 
@@ -236,6 +238,9 @@ def _tested(search: Search, view: Eye, rows: list[Candidate]) -> list[Hit]:
     found = []
     for row in rows:
         sighting = sighting_of(row.data)
+        # Rows in the order of time are those of every camera, of one added meanwhile too.
+        if row.camera_id not in search.scope.places:
+            continue
         if within(sighting, filters, search.span) and not view.closed(row, sighting):
             found.append(Hit(row, sighting))
     return found
@@ -258,6 +263,8 @@ async def covered(
         looked,
         search.context.now_us(),
         view.open_after_us,
+        view.filing,
+        every=search.scope.every,
     )
 
 

@@ -16,7 +16,9 @@ from services.api import queries_sightings
 from services.api.access import Resource, Why, decide
 from services.api.context import ApiContext
 from services.api.deps import Granted, refuse
+from services.api.filing import ANY_ZONE, Filing
 from services.api.footage import Judge
+from services.api.moment import moment
 from services.api.queries_sightings import Candidate, Place
 from services.api.segments import default_policy
 from services.api.sighting_filters import SIGNS, Asked, Filters, Named
@@ -38,6 +40,8 @@ class Scope(NamedTuple):
 
     places: dict[str, Place]
     filters: Filters
+    every: bool = False
+    """Whether these are all the cameras there are."""
 
     @property
     def camera_ids(self) -> tuple[str, ...]:
@@ -71,8 +75,12 @@ async def resolve(
         elif named.cameras:
             error = LamppostError(decision.kind, decision.message, fix=decision.fix)
             return Scope({place.id: place}, asked.filters), error
-    places = _narrowed(places, named)
-    return await _marked(connection, places, asked), None
+    # Who has no limit of district or camera was shown every camera, deleted ones too.
+    unlimited = subject.districts is None and subject.camera_ids is None
+    kept = _narrowed(places, named)
+    every = unlimited and not named.cameras and len(kept) == len(found)
+    scope = await _marked(connection, kept, asked)
+    return scope._replace(every=every and len(scope.places) == len(found)), None
 
 
 def plain(text: str) -> str:
@@ -160,10 +168,19 @@ class Eye:
     """What one person may see at one moment of sightings of some cameras and a time."""
 
     def __init__(
-        self, judge: Judge, policy: Policy, latest_us: int, floor_us: int, *, holds: bool
+        self,
+        judge: Judge,
+        policy: Policy,
+        latest_us: int,
+        floor_us: int,
+        filing: Filing = ANY_ZONE,
+        *,
+        holds: bool,
     ) -> None:
         self._judge = judge
         self.policy = policy
+        self.filing = filing
+        """Under which dates rows stand."""
         self._latest_us = latest_us
         self._floor_us = floor_us
         self.holds = holds
@@ -201,14 +218,14 @@ async def eye(
     as footage is judged."""
     now_us = context.now_us()
     footage = context.media.footage
-    moment = await queries_sightings.moment(connection, footage.newest)
-    policy = moment.policy or default_policy(context)
+    now = await moment(connection, footage.newest, context.platform.database.clock_sql)
+    policy = now.policy or default_policy(context)
     holds = []
-    if moment.held:
+    if now.held:
         holds = await stored_holds.load(
             connection, cameras=camera_ids, start_us=span[0] - DAY_US, end_us=span[1] + DAY_US
         )
-    doubted = await footage.watch.judge(moment.newest_commit_us, connection)
+    doubted = await footage.watch.judge(now.newest_commit_us, connection, now.database_us)
     latest_us = max(now_us, doubted.latest_us)
     # A policy that was shortened counts from when it came into force.
     shortened = policy.effective_from_us <= latest_us
@@ -220,4 +237,4 @@ async def eye(
         for hold in holds
     )
     judge = Judge(policy, holds, now_us, doubted, viewer_id)
-    return Eye(judge, policy, latest_us, floor_us, holds=mine)
+    return Eye(judge, policy, latest_us, floor_us, now.filing, holds=mine)

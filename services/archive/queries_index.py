@@ -11,12 +11,12 @@ from datetime import date
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db import dialects, tables
+from shared.db.one_of import any_of
 from shared.db.rows import SIGHTING_COLUMNS
 from shared.intervals import Interval
 from shared.sightings import Zone, zones_version
@@ -151,22 +151,10 @@ async def days(
     if not sighting_ids:
         return {}
     query = sa.select(_sighting.c.id, _sighting.c.recording_date).where(
-        _one_of(connection, _sighting.c.id, sighting_ids),
+        any_of(connection.dialect.name, _sighting.c.id, sighting_ids),
         _on(connection, _sighting.c.recording_date, near),
     )
     return {row[0]: row[1] for row in (await connection.execute(query)).all()}
-
-
-def _one_of(
-    connection: AsyncConnection, column: sa.Column[str], values: Collection[str]
-) -> sa.ColumnElement[bool]:
-    """Whether the column is one of the texts. SQLite takes them as one JSON text: five hundred
-    marks cost more to write than to look up."""
-    if connection.dialect.name != "sqlite":
-        return _any(column, values, sa.Text())
-    given = msgspec.json.encode(list(values)).decode()
-    each = sa.func.json_each(given).table_valued("value")
-    return column.in_(sa.select(each.c.value))
 
 
 def _on(

@@ -36,6 +36,12 @@ class Database(Protocol):
         """`sqlite` or `postgresql`."""
         ...
 
+    @property
+    def clock_sql(self) -> str | None:
+        """An expression of `now_us`, for a query that asks other things too; None where the
+        database has the clock of the process."""
+        ...
+
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
     def write(

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
 
 
+SERVER_CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+"""PostgreSQL's own time now, in microseconds since 1970."""
+
+
 def insert(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     """An insert that knows `on_conflict_do_update`; of the `dialect` that a connection names."""
     if dialect == "postgresql":

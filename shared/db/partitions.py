@@ -25,12 +25,15 @@ from shared.settings import Postgres
 SCHEMA = "lamppost_days"
 SWAP_LOCK_MS = 300
 """Longest that `drop_day` waits for a lock: whoever comes meanwhile waits behind it."""
+INDEX_S = 900.0
+"""Longest that a partition's index may take."""
 CHUNK = 8
 _EPOCH = date(1970, 1, 1)
 _STORED = {"thumbnail": " WITH (toast_tuple_target = 8160)"}
 """A picture stands in its row as long as that fits a page: aside, each is pieces and an index."""
 _OF_DAY = "of_this_day"
 _NAMES = re.compile(r"INDEX \S+ ON \S+ ")
+_PARENTS = re.compile(r"INDEX \S+ ON ONLY \S+ ")
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
 
 
@@ -163,6 +166,30 @@ async def _indexes(connection: AsyncConnection, old: str, new: str) -> list[str]
     ]
 
 
+async def index_next(connection: AsyncConnection) -> str | None:
+    """Make an index that a migration gave a table alone, for the next partition without it; the
+    partition, None where all have theirs. Who writes to that day waits for it, nobody else."""
+    missing = sa.text(
+        "SELECT t.oid::regclass::text, p.indexrelid::regclass::text,"
+        " pg_get_indexdef(p.indexrelid), t.relname || '_' || x.relname"
+        " FROM pg_index p JOIN pg_class x ON x.oid = p.indexrelid AND x.relkind = 'I'"
+        " JOIN pg_inherits h ON h.inhparent = p.indrelid JOIN pg_class t ON t.oid = h.inhrelid"
+        " JOIN pg_namespace n ON n.oid = t.relnamespace"
+        " WHERE NOT p.indisvalid AND n.nspname = :schema AND NOT EXISTS ("
+        " SELECT FROM pg_index i JOIN pg_inherits a ON a.inhrelid = i.indexrelid"
+        " WHERE i.indrelid = t.oid AND a.inhparent = p.indexrelid)"
+        " ORDER BY t.relname, x.relname LIMIT 1"
+    )
+    found = (await connection.execute(missing, {"schema": SCHEMA})).first()
+    if found is None:
+        return None
+    table, parent, definition, name = found
+    made = _PARENTS.sub(f"INDEX {name} ON {table} ", definition, count=1)
+    attached = f"ALTER INDEX {parent} ATTACH PARTITION {SCHEMA}.{name}"
+    await script(connection, [made, attached], timeout_s=INDEX_S)
+    return str(table)
+
+
 def _bare(column: sa.Column[Any]) -> sa.ColumnClause[Any]:
     return sa.column(column.name, column.type)
 
@@ -179,8 +206,11 @@ def _attach(table: str, day: date) -> str:
     )
 
 
-async def script(connection: AsyncConnection, statements: Iterable[str]) -> None:
-    """Run statements without parameters in one visit to the server."""
+async def script(
+    connection: AsyncConnection, statements: Iterable[str], timeout_s: float | None = None
+) -> None:
+    """Run statements without parameters in one visit to the server. `timeout_s` is for what may
+    take longer than the connection's statements may."""
     driver = (await connection.get_raw_connection()).driver_connection
     assert driver is not None
-    await driver.execute(";\n".join(statements))
+    await driver.execute(";\n".join(statements), timeout=timeout_s)

@@ -25,10 +25,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from shared import timing
+from shared import log, timing
 from shared.clock import Clock
 from shared.db import Database, migrate, partitions
 from shared.db import postgres_errors as errors
+from shared.db.dialects import SERVER_CLOCK
 from shared.errors import Kind, LamppostError
 from shared.redaction import hide
 from shared.settings import Postgres, Settings
@@ -44,6 +45,7 @@ MIGRATE_S = 900
 POOL_WAIT_S = 30
 MAX_DAYS = 5_000
 MIGRATION_LOCK, PARTITION_LOCK = 7_310_868_735, 7_310_868_736
+_logger = log.get("db")
 
 
 def open_database(settings: Settings, clock: Clock) -> Database:
@@ -67,6 +69,7 @@ class PostgresDatabase:
     """See the module and the port."""
 
     dialect = "postgresql"
+    clock_sql: str | None = SERVER_CLOCK
 
     def __init__(
         self,
@@ -115,8 +118,8 @@ class PostgresDatabase:
 
     async def now_us(self, connection: AsyncConnection | None = None) -> int:
         if connection is not None:
-            query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-            return int((await connection.exec_driver_sql(query)).scalar_one())
+            found = await connection.exec_driver_sql(f"SELECT {SERVER_CLOCK}")
+            return int(found.scalar_one())
         async with self._transaction(f"BEGIN; {self._limits}", keeps=False) as own:
             return await self.now_us(own)
 
@@ -131,6 +134,8 @@ class PostgresDatabase:
             self._days.update(some)
 
     async def migrate(self) -> str:
+        """A revision at a time, and what it left to the partitions before the next: an index over
+        a city's month takes minutes, in which nobody may wait for all of it."""
         begin = (
             f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._limits};"
             f" SET LOCAL statement_timeout = {MIGRATE_S * 1000};"
@@ -140,10 +145,24 @@ class PostgresDatabase:
             f" SET LOCAL lock_timeout = {round(self.options.lock_timeout_s * 1000)};"
             f" CREATE SCHEMA IF NOT EXISTS {partitions.SCHEMA}"
         )
-        async with self._transaction(begin, answer_s=MIGRATE_S) as connection:
-            revision = await connection.run_sync(migrate.upgrade)
+        more = True
+        while more:
+            await self._index_partitions(begin)
+            async with self._transaction(begin, answer_s=MIGRATE_S) as connection:
+                revision, more = await connection.run_sync(migrate.step)
+        await self._index_partitions(begin)
         await partitions.keep_around(self, self._clock, self.options)
         return revision
+
+    async def _index_partitions(self, begin: str) -> None:
+        """One at a time, each in a transaction of its own: a process that is killed here goes on
+        where it was, and another that migrates waits for one of them at most."""
+        done: str | None = ""
+        while done is not None:
+            async with self._transaction(begin, answer_s=MIGRATE_S) as connection:
+                done = await partitions.index_next(connection)
+            if done:
+                _logger.info("a partition has its index", partition=done)
 
     async def close(self) -> None:
         self._closed = True

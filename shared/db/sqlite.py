@@ -36,6 +36,7 @@ class SqliteDatabase:
     """Port `Database` on one file. `durable=False` skips every sync, for simulations only."""
 
     dialect = "sqlite"
+    clock_sql: str | None = None
 
     def __init__(self, path: Path, *, clock: Clock, durable: bool = True) -> None:
         self.path = path

@@ -19,7 +19,7 @@ from shared.db.columns import metadata as metadata
 from shared.db.columns import string as _string
 from shared.db.columns import text as _text
 from shared.db.columns import us as _us
-from shared.db.indexes import SEGMENT_COVERAGE, SIGHTING_SEARCH
+from shared.db.indexes import of_segments, of_sightings
 from shared.db.webhook_tables import delivery_table, webhook_table
 
 camera = sa.Table(
@@ -91,7 +91,7 @@ segment = sa.Table(
     _us("analysed_us", nullable=True),
     _us("gated_us", nullable=True),
     _us("dropped_us", nullable=True),
-    sa.Index("ix_segment_camera_end", *SEGMENT_COVERAGE),
+    *of_segments(),
     sa.Index("ix_segment_expires", "expires_at_us", "camera_id"),
     sa.Index("ix_segment_date_camera", "recording_date", "camera_id"),
     sa.Index("ix_segment_committed", "committed_at_us"),
@@ -154,7 +154,7 @@ sighting = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
     sa.Column("sent_at_us", sa.BigInteger, nullable=False, server_default="0"),  # by its update
     _us("committed_at_us"),
-    sa.Index("ix_sighting_search", *SIGHTING_SEARCH),
+    *of_sightings(),
     sa.Index(
         "ix_sighting_open",
         "end_us",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import SimulatedClock
 from shared.db import Database, coordination, migrate, processes, sqlite, tables
+from shared.db.indexes import ONLY_ON
 from shared.db.sqlite import SqliteDatabase
 from shared.errors import Kind, LamppostError
 
@@ -66,9 +68,17 @@ class DatabaseContract:
         raise NotImplementedError
         yield
 
+    # Of an index that SQLite has not: it could not be compared there.
+    @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression")
     async def test_migrations_build_the_declared_schema(self, database: Database) -> None:
         def differences(connection: sa.Connection) -> list[object]:
-            return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+            dialect = connection.dialect.name
+
+            def of_this_one(item: Any, *_: object) -> bool:
+                return getattr(item, "info", {}).get(ONLY_ON, dialect) == dialect
+
+            context = MigrationContext.configure(connection, opts={"include_object": of_this_one})
+            return list(compare_metadata(context, METADATA))
 
         async with database.read() as connection:
             assert await connection.run_sync(differences) == []

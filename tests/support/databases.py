@@ -74,6 +74,8 @@ def opened(path: Path, clock: Clock, *, durable: bool = False) -> Database:
     class Simulated(PostgresDatabase):
         """Its clock is the test's, as SQLite's is; a server has the machine's."""
 
+        clock_sql = None
+
         async def now_us(self, connection: AsyncConnection | None = None) -> int:
             await super().now_us(connection)
             return clock.now_us()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from services.api.newest import ALL_US, EVER, Newest
+from services.api.newest import ALL_US, EVER, FRESH_US, Newest
 from shared.clock import DAY_US, SECOND_US, SimulatedClock
 from shared.db import tables
 from tests.support.retention_world import world
@@ -35,6 +35,19 @@ def test_what_lies_in_no_near_day_counts_until_all_are_asked_again() -> None:
     clock.set_us(clock.now_us() + ALL_US)
     # A person said that the clock had run ahead, and the rows were corrected.
     assert newest.told(newest.values("postgresql"), AT_US - DAY_US) == AT_US - DAY_US
+
+
+def test_what_was_told_within_a_second_is_not_asked_on_postgresql() -> None:
+    clock = SimulatedClock(AT_US)
+    newest = Newest(clock)
+    assert not newest.fresh("postgresql"), "nothing is known"
+    newest.told({"first_day": EVER}, None)
+    assert not newest.fresh("postgresql"), "there was none, and the first counts at once"
+    newest.told({"first_day": EVER}, AT_US)
+    assert newest.fresh("postgresql") and newest.known_us == AT_US
+    assert not newest.fresh("sqlite")
+    clock.set_us(clock.now_us() + FRESH_US)
+    assert not newest.fresh("postgresql")
 
 
 def test_before_the_first_commit_all_days_are_asked_each_time() -> None:
