@@ -34,6 +34,7 @@ from services.api.queries_sightings import LONGEST_US, Candidate
 from services.api.recorders import RecorderDirectory
 from services.api.sighting_filters import AskedQuery, matches
 from services.api.sighting_query import Search, Since, Until, when_of
+from services.one import keep_what_is_there
 from shared.db import tables
 from shared.db.rows import sighting_of
 from shared.platform import open_platform
@@ -134,6 +135,7 @@ async def serve(settings: Settings, engine: AsyncEngine, port: int) -> None:
         lifespan="off",
         timeout_keep_alive=IDLE_S,
     )
+    keep_what_is_there()
     await uvicorn.Server(config).serve()
     await platform.close()
 
