@@ -55,6 +55,10 @@ def build(settings: Settings, sizes: Sizes) -> Stored:
 async def _build(settings: Settings, sizes: Sizes, start_us: int, names: list[str]) -> str:
     key = await prepare(settings, names)
     async with store.opened(settings) as platform:
+        # A policy is older than the footage, as where retention runs.
+        async with platform.database.write() as connection:
+            before_us = start_us - 40 * DAY_US
+            await connection.execute(sa.update(tables.policy).values(effective_from_us=before_us))
         spread = range(start_us - DAY_US, start_us + (sizes.days + 2) * DAY_US, DAY_US // 2)
         await platform.database.ensure_days(days_near(spread))
         async with platform.database.write() as connection:
