@@ -273,13 +273,13 @@ def _ordered(query: sa.Select[Any], begin: Any, conditions: Conditions) -> sa.Se
     )
 
 
-_MADE: dict[tuple[str, bool, bool], sa.Select[Any]] = {}
+_MADE: dict[tuple[str, bool, bool, bool], sa.Select[Any]] = {}
 """Without filters of columns: made once each. Making one costs more than running it."""
 
 
 def _query_of(dialect: str, wanted: Slice) -> sa.Select[Any]:
     single = len(wanted.camera_ids) == 1
-    kind = (dialect, by_time(dialect, wanted), single)
+    kind = (dialect, by_time(dialect, wanted), single, wanted.filters.exact)
     narrowing = _narrowing(dialect, wanted)
     if not narrowing and kind in _MADE:
         return _MADE[kind]
