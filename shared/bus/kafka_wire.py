@@ -13,6 +13,7 @@ import ssl
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -50,8 +51,10 @@ class Wire:
     """Those that `renew` reaches."""
 
     def follow(self, client: AIOKafkaClient) -> AIOKafkaClient:
-        """The client, which from now on connects by what `renew` says."""
+        """The client, which from now on connects by what `renew` says, and leaves no connection
+        open where its first attempt is cancelled."""
         self.clients.add(client)
+        client.bootstrap = partial(_bootstrap, client)
         return client
 
     def renew(self, security: Mapping[str, Any]) -> None:
@@ -185,6 +188,38 @@ async def list_offsets(
 
 CANCELS, CANCEL_S = 50, 0.1
 """How often aiokafka's tasks are asked to end, and how long each time."""
+
+
+async def _bootstrap(client: AIOKafkaClient) -> None:
+    """Learn of the brokers from the first that answers, and go on learning; KafkaConnectionError
+    when none does. Instead of aiokafka's own, which hangs up only on what it expects: cancelled
+    while it waits for an answer, it leaves the connection to the collector."""
+    for host, port, _ in client.hosts:
+        try:
+            connection = await create_conn(
+                host,
+                port,
+                client_id=client._client_id,
+                request_timeout_ms=client._request_timeout_ms,
+                max_idle_ms=client._connections_max_idle_ms,
+                security_protocol=client._security_protocol,
+                ssl_context=client._ssl_context,
+                sasl_mechanism=client._sasl_mechanism,
+                sasl_plain_username=client._sasl_plain_username,
+                sasl_plain_password=client._sasl_plain_password,
+            )
+            try:
+                client.cluster.update_metadata(await connection.send(MetadataRequest([])))
+            finally:
+                connection.close()
+        except AWAY:
+            continue  # `cause` finds out why, where none of them answers.
+        if not client.cluster.brokers():
+            continue  # It has just started, and knows of nobody yet, not of itself either.
+        if client._sync_task is None:
+            client._sync_task = asyncio.create_task(client._md_synchronizer())
+        return
+    raise errors.KafkaConnectionError(f"Unable to bootstrap from {client.hosts}")
 
 
 async def end_fetching(fetch: AIOKafkaConsumer) -> None:
