@@ -32,8 +32,7 @@ _EPOCH = date(1970, 1, 1)
 _STORED = {"thumbnail": " WITH (toast_tuple_target = 8160)"}
 """A picture stands in its row as long as that fits a page: aside, each is pieces and an index."""
 _OF_DAY = "of_this_day"
-_NAMES = re.compile(r"INDEX \S+ ON \S+ ")
-_PARENTS = re.compile(r"INDEX \S+ ON ONLY \S+ ")
+_NAMES = re.compile(r"INDEX \S+ ON (?:ONLY )?\S+ ")
 _LIKE = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION"
 
 
@@ -184,7 +183,7 @@ async def index_next(connection: AsyncConnection) -> str | None:
     if found is None:
         return None
     table, parent, definition, name = found
-    made = _PARENTS.sub(f"INDEX {name} ON {table} ", definition, count=1)
+    made = _NAMES.sub(f"INDEX {name} ON {table} ", definition, count=1)
     attached = f"ALTER INDEX {parent} ATTACH PARTITION {SCHEMA}.{name}"
     await script(connection, [made, attached], timeout_s=INDEX_S)
     return str(table)

@@ -12,6 +12,7 @@ from services.api import queries_coverage, queries_sightings
 from services.api.filing import ANY_ZONE, Filing
 from services.api.queries_sightings import Position, Slice
 from services.api.sighting_filters import Filters
+from shared import retention
 from shared.clock import HOUR_US, SECOND_US
 from shared.db import tables
 from shared.db.partitions import days_near
@@ -114,8 +115,7 @@ def made_segment(name: str, camera_id: str, start_us: int, end_us: int) -> dict[
     }
     span = {"start_us": start_us, "end_us": end_us}
     effective = {"effective_start_us": start_us, "effective_end_us": end_us}
-    day = {"recording_date": made.row(made.sighting(start_us=end_us - 1), now_us=end_us)}
-    day["recording_date"] = day["recording_date"]["recording_date"]
+    day = {"recording_date": retention.recording_date(end_us, made.POLICY.zone)}
     shares = {"analysed_us": 20 * SECOND_US, "gated_us": 10 * SECOND_US, "dropped_us": 0}
     names = {"id": name, "camera_id": camera_id, "key": name, "state": "live"}
     return {**row, **span, **effective, **day, **shares, **names, "expires_at_us": 1 << 60}
