@@ -22,7 +22,7 @@ from services.api.sighting_filters import Asked, within
 from services.api.sighting_scope import MAX_AUDITED, Eye, Scope, eye, resolve
 from shared.clock import DAY_US, HOUR_US
 from shared.coverage import Coverage
-from shared.db.rows import sighting_of
+from shared.db.sighting_data import sighting_of
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
 from shared.sightings import Sighting
@@ -237,7 +237,7 @@ def _tested(search: Search, view: Eye, rows: list[Candidate]) -> list[Hit]:
     filters = search.scope.filters
     found = []
     for row in rows:
-        sighting = sighting_of(row.data)
+        sighting = sighting_of(row)
         # Rows in the order of time are those of every camera, of one added meanwhile too.
         if row.camera_id not in search.scope.places:
             continue

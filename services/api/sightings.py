@@ -33,7 +33,7 @@ from services.api.sighting_filters import AskedQuery
 from services.api.sighting_query import COUNTS, Hit, Search, Since, Until, cursor_of, when_of
 from services.api.sighting_scope import Eye, eye
 from shared import civil, retention
-from shared.db.rows import sighting_of
+from shared.db.sighting_data import sighting_of
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
 from shared.retention import Policy
@@ -166,7 +166,7 @@ async def readable(granted: Granted, sighting_id: str, why: Why) -> tuple[Hit, E
     span = (row.start_us, row.end_us)
     async with context.platform.database.read() as connection:
         view = await eye(context, connection, granted.principal.id, (row.camera_id,), span)
-    sighting = sighting_of(row.data)
+    sighting = sighting_of(row)
     closed = view.closed(row, sighting)
     if closed == IN_DOUBT:
         raise LamppostError(

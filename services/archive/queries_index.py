@@ -238,10 +238,22 @@ async def cameras(connection: AsyncConnection, wanted: Collection[str]) -> list[
     return list((await connection.execute(query)).scalars())
 
 
+class OldRow(NamedTuple):
+    """What marking a stored sighting anew needs of its row, and tells by whether it has changed."""
+
+    id: str
+    camera_id: str
+    start_us: int
+    end_us: int
+    sent_at_us: int
+    committed_at_us: int
+    data: bytes
+
+
 class Page(NamedTuple):
     """Sightings of a camera in order of start, and where the next page begins; None: no more."""
 
-    rows: Sequence[sa.RowMapping]
+    rows: Sequence[OldRow]
     after: tuple[int, str] | None
 
 
@@ -282,20 +294,19 @@ async def old_page(
     if after is not None:
         span = (max(span[0], after[0]), span[1])
     query = (
-        sa.select(_sighting.c.id, _sighting.c.start_us, _sighting.c.committed_at_us,
-                  _sighting.c.sent_at_us, _sighting.c.end_us, _sighting.c.data)
+        sa.select(*(_sighting.c[name] for name in OldRow._fields))
         .where(_old(camera_id, version, span, now_us))
         .order_by(*order)
         .limit(limit)
-    )  # fmt: skip
+    )
     if after is not None:
         query = query.where(sa.tuple_(*order) > sa.tuple_(*map(sa.literal, after)))
-    found = (await connection.execute(query)).mappings().all()
-    return Page(found, (found[-1]["start_us"], found[-1]["id"]) if len(found) == limit else None)
+    found = [OldRow(*row) for row in (await connection.execute(query)).all()]
+    return Page(found, (found[-1].start_us, found[-1].id) if len(found) == limit else None)
 
 
 async def mark(
-    connection: AsyncConnection, version: int, found: Sequence[tuple[sa.RowMapping, bytes]]
+    connection: AsyncConnection, version: int, found: Sequence[tuple[OldRow, bytes]]
 ) -> int:
     """Store rows with their zones applied, but for those that an update has changed since they were
     read: the update applied the zones itself. How many were stored."""
@@ -311,10 +322,10 @@ async def mark(
     update = update.values(data=sa.bindparam("marked"), zones_version=version)
     rows = [
         {
-            "row_id": row["id"],
-            "row_end": row["end_us"],
-            "row_sent": row["sent_at_us"],
-            "row_committed": row["committed_at_us"],
+            "row_id": row.id,
+            "row_end": row.end_us,
+            "row_sent": row.sent_at_us,
+            "row_committed": row.committed_at_us,
             "marked": data,
         }
         for row, data in found

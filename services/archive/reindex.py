@@ -13,15 +13,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import RowMapping
-
 from services.archive import queries_index as queries
-from services.archive.queries_index import NO_ZONES, Zones
+from services.archive.queries_index import NO_ZONES, OldRow, Zones
 from shared import audit, log, runtime
 from shared.audit import Actor
 from shared.bus import Consumer, Record
 from shared.bus.letters import Letters
-from shared.db.rows import pack_sighting, sighting_of
+from shared.db.sighting_data import pack_sighting, sighting_of
 from shared.errors import Kind, LamppostError
 from shared.intervals import Interval
 from shared.messages import CAMERAS, CameraChanged, decode
@@ -131,12 +129,12 @@ async def reindex(
         after = page.after
 
 
-def _marked(rows: Sequence[RowMapping], zones: Zones) -> list[tuple[RowMapping, bytes]]:
-    return [(row, pack_sighting(marked(sighting_of(row["data"]), zones.zones))) for row in rows]
+def _marked(rows: Sequence[OldRow], zones: Zones) -> list[tuple[OldRow, bytes]]:
+    return [(row, pack_sighting(marked(sighting_of(row), zones.zones))) for row in rows]
 
 
 async def _store(
-    platform: Platform, camera_id: str, zones: Zones, rows: Sequence[tuple[RowMapping, bytes]]
+    platform: Platform, camera_id: str, zones: Zones, rows: Sequence[tuple[OldRow, bytes]]
 ) -> int | None:
     """How many were stored; None when the zones are no longer these."""
     async with platform.database.write([camera_id]) as connection:

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from shared import civil, retention
+from shared.db.sighting_data import pack_sighting
 from shared.domain import (
     Camera,
     ClockSource,
@@ -165,8 +166,6 @@ def hold_row(hold: Hold) -> dict[str, Any]:
     }
 
 
-_sighting = msgspec.json.Decoder(Sighting)
-_json = msgspec.json.Encoder()
 SIGHTING_COLUMNS = (
     "id",
     "camera_id",
@@ -231,7 +230,7 @@ class SightingRows:
             _plain(colours.vehicle),
             ended,
             sighting.zones_version,
-            _json.encode(sighting),
+            pack_sighting(sighting),
             sent_at_us,
             now_us,
         )
@@ -263,13 +262,3 @@ def sighting_row(
     """Column values of one sighting, by name."""
     values = SightingRows(policy).values(sighting, now_us, ended=ended, sent_at_us=sent_at_us)
     return dict(zip(SIGHTING_COLUMNS, values, strict=True))
-
-
-def pack_sighting(sighting: Sighting) -> bytes:
-    """A sighting as a row's `data`."""
-    return _json.encode(sighting)
-
-
-def sighting_of(data: bytes) -> Sighting:
-    """The sighting of a row's `data`."""
-    return _sighting.decode(data)

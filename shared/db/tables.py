@@ -151,7 +151,7 @@ sighting = sa.Table(
     sa.Column("colour_vehicle", _string(8), nullable=True),
     sa.Column("ended", sa.Boolean, nullable=False),
     _us("zones_version"),
-    sa.Column("data", sa.LargeBinary, nullable=False),  # JSON of shared.sightings.Sighting
+    sa.Column("data", sa.LargeBinary, nullable=False),  # shared/db/sighting_data.py
     sa.Column("sent_at_us", sa.BigInteger, nullable=False, server_default="0"),  # by its update
     _us("committed_at_us"),
     *of_sightings(),

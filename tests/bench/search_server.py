@@ -36,7 +36,7 @@ from services.api.sighting_filters import AskedQuery, matches
 from services.api.sighting_query import Search, Since, Until, when_of
 from services.one import keep_what_is_there
 from shared.db import tables
-from shared.db.rows import sighting_of
+from shared.db.sighting_data import sighting_of
 from shared.platform import open_platform
 from shared.settings import Settings
 from tests.bench import store
@@ -80,7 +80,7 @@ def peer_router(engine: AsyncEngine) -> APIRouter:
             hits = await _hits(session, begun, limit, newest=newest)
         show = Show(granted.context, why)
         items = [
-            show.hit(row, sighting_of(row.data), held=False, expires_us=row.expires_at_us)
+            show.hit(row, sighting_of(row), held=False, expires_us=row.expires_at_us)
             for row in hits
         ]
         return Response(encode({"items": items}), media_type="application/json")
@@ -104,7 +104,7 @@ async def _hits(
     for row in (await session.scalars(query)).all():
         if row.expires_at_us <= now_us or row.camera_id not in search.scope.places:
             continue
-        if matches(sighting_of(row.data), search.scope.filters, span):
+        if matches(sighting_of(row), search.scope.filters, span):
             found.append(
                 Candidate(
                     row.id,

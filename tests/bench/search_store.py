@@ -18,7 +18,7 @@ from services.api import keys
 from services.api.camera_store import add_cameras
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import tables
-from shared.db.rows import pack_sighting, sighting_row
+from shared.db.rows import sighting_row
 from shared.domain import Camera, Role, Source
 from shared.platform import Platform
 from shared.settings import Settings
@@ -133,19 +133,14 @@ def _shapes(c: sqlite3.Connection, sizes: Sizes) -> None:
     rows = []
     for number, made in enumerate(drawn(sizes.shapes)):
         row = sighting_row(made, POLICY, made.end_us, ended=True)
-        text = pack_sighting(made).decode()
-        rows.append((number, made.end_us - FIRST_US, made.best.at_us - FIRST_US, text, row))
-    columns = [name for name in rows[0][4] if name not in ("id", "camera_id", "data")]
-    c.execute(
-        "CREATE TEMP TABLE shape (n INTEGER PRIMARY KEY, length_us, best_us, text, "
-        + ", ".join(columns)
-        + ")"
-    )
-    marks = ", ".join("?" * (4 + len(columns)))
+        rows.append((number, made.end_us - FIRST_US, row))
+    columns = [name for name in rows[0][2] if name not in ("id", "camera_id")]
+    c.execute(f"CREATE TEMP TABLE shape (n INTEGER PRIMARY KEY, length_us, {', '.join(columns)})")
+    marks = ", ".join("?" * (2 + len(columns)))
     c.executemany(
         f"INSERT INTO shape VALUES ({marks})",
-        [(*row[:4], *(str(v) if k == "recording_date" else v for k, v in row[4].items()
-                      if k in columns)) for row in rows],
+        [(number, length_us, *(str(v) if k == "recording_date" else v for k, v in row.items()
+                               if k in columns)) for number, length_us, row in rows],
     )  # fmt: skip
 
 
@@ -224,12 +219,6 @@ def _sightings(c: sqlite3.Connection, sizes: Sizes, start_us: int) -> None:
         "expires_at_us": f"at_us + {31 * DAY_US}",
         "committed_at_us": "at_us + length_us",
         "sent_at_us": "at_us + length_us",
-        "data": f"""CAST(replace(replace(replace(replace(replace(text, '{ID}',
-            printf('%08x-0000-4000-8000-%012x', (i * 2654435761) % 4294967296, i)),
-            '{CAMERA}', printf('cam-%03d', camera)),
-            '"start_us":{FIRST_US}', '"start_us":' || at_us),
-            '"end_us":' || end_us, '"end_us":' || (at_us + length_us)),
-            '"at_us":{FIRST_US + 7}', '"at_us":' || (at_us + 7)) AS BLOB)""",
     }
     names = [row[1] for row in c.execute("PRAGMA main.table_info(sighting)")]
     picked = ", ".join(values.get(name, name) for name in names)

@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import tables
 from shared.db.partitions import days_near, script
-from shared.db.rows import SIGHTING_COLUMNS, pack_sighting, sighting_row
+from shared.db.rows import SIGHTING_COLUMNS, sighting_row
 from shared.platform import Platform
 from shared.settings import Settings
 from tests.bench import measure, store
-from tests.bench.search_store import CAMERA, FIRST_US, ID, Sizes, drawn, prepare
+from tests.bench.search_store import FIRST_US, Sizes, drawn, prepare
 from tests.support.sightings import POLICY
 
 PLAIN = "plain_sighting"
@@ -114,13 +114,12 @@ def _rows(sizes: Sizes, start_us: int) -> Iterator[tuple[Any, ...]]:
     shapes = []
     for made in drawn(sizes.shapes):
         row = sighting_row(made, POLICY, made.end_us, ended=True)
-        text = pack_sighting(made)
-        shapes.append((made.end_us - FIRST_US, row, text))
+        shapes.append((made.end_us - FIRST_US, row))
     step = sizes.days * DAY_US / sizes.sightings
     for number in range(sizes.sightings):
         even_us = round(number * step)
         at_us = start_us + even_us // DAY_US * DAY_US + _by_day(even_us % DAY_US)
-        length_us, shape, text = shapes[chance.randrange(len(shapes))]
+        length_us, shape = shapes[chance.randrange(len(shapes))]
         name = str(UUID(int=chance.getrandbits(128), version=4))
         camera = f"cam-{int(sizes.cameras * chance.random() ** 1.5):03}"
         row = dict(shape)
@@ -133,11 +132,6 @@ def _rows(sizes: Sizes, start_us: int) -> Iterator[tuple[Any, ...]]:
             "expires_at_us": at_us + 31 * DAY_US,
             "committed_at_us": at_us + length_us,
             "sent_at_us": at_us + length_us,
-            "data": text.replace(ID.encode(), name.encode())
-            .replace(CAMERA.encode(), camera.encode())
-            .replace(b":%d" % (FIRST_US + length_us), b":%d" % (at_us + length_us))
-            .replace(b":%d" % FIRST_US, b":%d" % at_us)
-            .replace(b":%d" % (FIRST_US + 7), b":%d" % (at_us + 7)),
         }
         yield tuple(row[column] for column in SIGHTING_COLUMNS)
 

@@ -227,6 +227,8 @@ def test_rolling_takes_one_recorder_after_the_other() -> None:
     # Whoever uses the others' profiles names them.
     assert set(order.split()) == LASTING - {"detect-gpu", "relay"}
     assert order.split()[-2:] == ["spool2", "ingest2"]
+    # Readers of rows before their writers (docs/decisions/0019).
+    assert order.split().index("api") < order.split().index("index")
 
 
 def test_every_variable_is_in_the_guide() -> None:

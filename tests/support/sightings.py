@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from shared.bus import Message
 from shared.clock import SECOND_US
 from shared.db.rows import sighting_row
+from shared.db.sighting_data import sighting_of
 from shared.messages import SIGHTINGS, SightingUpdated, encode
 from shared.retention import Policy
 from shared.sightings import GROUPS, Best, PathPoint, Sighting
@@ -57,3 +59,8 @@ def row(of: Sighting, *, now_us: int, day: date | None = None, **changes: Any) -
     """Its row, with columns changed."""
     made = sighting_row(of, POLICY, now_us, ended=True)
     return {**made, **({"recording_date": day} if day else {}), **changes}
+
+
+def stored(row: Mapping[str, Any]) -> Sighting:
+    """The sighting of a row that was read by name."""
+    return sighting_of(SimpleNamespace(**row))

@@ -24,7 +24,6 @@ from shapely import LineString, MultiPoint, Polygon
 
 from shared import civil
 from shared.db import tables
-from shared.db.rows import sighting_of
 from shared.sightings import Best, PathPoint, Sighting
 from tests.support import sightings as made
 from tests.support.api import NOW_US
@@ -182,7 +181,7 @@ class Target:
         ours = await self.world.names(since=start, until=end, limit=case.limit, **case.params)
         counts = await self.world.get("/counts", since=start, until=end, **case.params)
         assert counts.json()["total"] == len(ours)
-        stored = [sighting_of(row["data"]) for row in await self.world.api.rows(tables.sighting)]
+        stored = [made.stored(row) for row in await self.world.api.rows(tables.sighting)]
         return ours, brute_force(stored, case)
 
     def close(self) -> None:

@@ -21,12 +21,13 @@ from shared import metrics, retention
 from shared.bus import Message, Record
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import tables
-from shared.db.rows import SIGHTING_COLUMNS, SightingRows, sighting_of
+from shared.db.rows import SIGHTING_COLUMNS, SightingRows
 from shared.messages import SIGHTINGS, SightingUpdated, encode
 from shared.retention import Policy
-from shared.sightings import Colour, Colours, Sighting, Zone, zones_version
+from shared.sightings import Colour, Colours, PathPoint, Sighting, Zone, zones_version
 from tests.support.archiving import START_US
 from tests.support.indexing import JPEG, made, new_life, opened, update
+from tests.support.sightings import stored
 
 
 async def test_updates_are_upserted_and_nonsense_is_passed_over(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ async def test_updates_are_upserted_and_nonsense_is_passed_over(tmp_path: Path) 
         (row,) = (await world.rows()).values()
         assert (row["id"], row["confidence"], row["ended"]) == ("sighting-1", 0.8, True)
         assert row["expires_at_us"] == START_US - 8 * HOUR_US + 31 * DAY_US
-        assert json.loads(row["data"])["path"][0] == [0, 0.2, 0.5, 0.2]
+        assert stored(row).path[0] == PathPoint(0, 0.2, 0.5, 0.2)
 
 
 def _damaged(**changes: Any) -> bytes:
@@ -154,7 +155,7 @@ def test_any_order_and_repetition_of_updates_gives_the_same_rows(
         rows = await world.rows()
         pictures = await world.thumbnails()
         for key, event in best.items():
-            assert sighting_of(rows[key]["data"]) == event.sighting
+            assert stored(rows[key]) == event.sighting
             assert (rows[key]["end_us"], rows[key]["ended"]) == (
                 event.sighting.end_us,
                 event.ended,
@@ -252,7 +253,7 @@ async def test_old_zones_are_replaced_by_those_of_the_table(tmp_path: Path) -> N
         stale = made(1, zones_version=7)
         await world.send(update(stale), update(made(2, camera_id="other", zones_version=7)))
         rows = await world.rows()
-        found = sighting_of(rows["sighting-1"]["data"])
+        found = stored(rows["sighting-1"])
         assert [line.line_id for line in found.lines] == ["gate"]
         gate = Zone(id="gate", kind="line", name="Gate", points=((0.5, 0.0), (0.5, 1.0)))
         assert rows["sighting-1"]["zones_version"] == zones_version((gate,)) != 0
@@ -260,7 +261,7 @@ async def test_old_zones_are_replaced_by_those_of_the_table(tmp_path: Path) -> N
         await world.draw(version=2, points=[[0.9, 0.0], [0.9, 1.0]])
         await world.send(update(msgspec.structs.replace(found, end_us=found.end_us + 1)))
         row = (await world.rows())["sighting-1"]
-        assert sighting_of(row["data"]).lines == ()
+        assert stored(row).lines == ()
         assert row["zones_version"] != rows["sighting-1"]["zones_version"]
 
 

@@ -20,7 +20,6 @@ from shared import audit
 from shared.bus import Message
 from shared.clock import DAY_US, SECOND_US, SimulatedClock
 from shared.db import rows, tables
-from shared.db.rows import sighting_of
 from shared.domain import Camera, Source
 from shared.errors import Kind, LamppostError
 from shared.messages import CAMERAS, CameraChanged, encode
@@ -73,8 +72,8 @@ class World:
 
     async def found(self) -> dict[str, Sighting]:
         stored = await archiving.all_rows(self.platform, tables.sighting)
-        assert all(sighting_of(row["data"]).zones_version == row["zones_version"] for row in stored)
-        return {row["id"]: sighting_of(row["data"]) for row in stored}
+        assert all(sightings.stored(row).zones_version == row["zones_version"] for row in stored)
+        return {row["id"]: sightings.stored(row) for row in stored}
 
 
 @pytest.fixture
