@@ -1,8 +1,10 @@
 """HLS media playlists over stored segments: byte ranges, no copy (RFC 8216, version 7).
 
 A part is a run of fragments of one segment that begins with a key frame, of about two to six
-seconds; it is named by its byte range in the segment's file. Holes are date ranges with their
-reason, and the part after a hole says its wall time and a discontinuity.
+seconds; it is named by its byte range in the segment's file, and says its own wall time: media
+time alone is up to some tenths of a second off, since wall time follows receipt while a line to the
+camera settles (services/ingest/timeline.py). Holes are date ranges with their reason, and the part
+after a hole says a discontinuity.
 
 Parts depend only on where the range begins, so a playlist that is read again while footage still
 arrives only grows (docs/architecture.md, "Playback and live").
@@ -172,8 +174,8 @@ def _media(
             if not first:
                 yield "#EXT-X-DISCONTINUITY"
             yield f'#EXT-X-MAP:URI="{url}",BYTERANGE="{segment.init_size}@0"'
-        yield f"#EXT-X-PROGRAM-DATE-TIME:{civil.rfc3339(own[0].start_us)}"
         for part in own:
+            yield f"#EXT-X-PROGRAM-DATE-TIME:{civil.rfc3339(part.start_us)}"
             yield f"#EXTINF:{part.duration_us / SECOND_US:.6f},"
             yield f"#EXT-X-BYTERANGE:{part.size}@{part.offset}"
             yield url

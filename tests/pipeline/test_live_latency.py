@@ -147,11 +147,11 @@ async def check_recent(
     assert text.rstrip().endswith("#EXT-X-ENDLIST")
     shown_s = sum(float(each) for each in re.findall(r"#EXTINF:([\d.]+),", text))
     assert shown_s >= 15 - JOINT_US / SECOND_US, camera_id
-    # Each segment says its own time, so the end is told by the last one; none begins apart from
-    # where the one before it ended.
+    # Each part says its own time, so the end is told by the last one; none begins apart from where
+    # the one before it ended.
     reached_us = start_us
-    for segment in text.split("#EXT-X-PROGRAM-DATE-TIME:")[1:]:
-        began, rest = segment.split("\n", 1)
+    for part in text.split("#EXT-X-PROGRAM-DATE-TIME:")[1:]:
+        began, rest = part.split("\n", 1)
         began_us = civil.parse_instant(began, civil.zone("UTC"))
         assert began_us - reached_us <= JOINT_US, camera_id
         ran_s = sum(float(each) for each in re.findall(r"#EXTINF:([\d.]+),", rest))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from services.api import hls
 from services.api.timeline import Recorded, build
 from tests.unit.api_media.test_media_timeline import GOP2, S, archived, gap, segment
@@ -25,6 +27,7 @@ def test_a_playlist_reads_as_the_standard_says() -> None:
             "#EXTINF:2.000000,",
             "#EXT-X-BYTERANGE:200@700",
             "segments/a.mp4",
+            "#EXT-X-PROGRAM-DATE-TIME:1970-01-01T00:00:02.000Z",
             "#EXTINF:2.000000,",
             "#EXT-X-BYTERANGE:200@900",
             "segments/a.mp4",
@@ -36,6 +39,7 @@ def test_a_playlist_reads_as_the_standard_says() -> None:
             "#EXTINF:2.000000,",
             "#EXT-X-BYTERANGE:200@700",
             "segments/b.mp4",
+            "#EXT-X-PROGRAM-DATE-TIME:1970-01-01T00:00:12.000Z",
             "#EXTINF:2.000000,",
             "#EXT-X-BYTERANGE:200@900",
             "segments/b.mp4",
@@ -43,6 +47,20 @@ def test_a_playlist_reads_as_the_standard_says() -> None:
             "",
         ]
     )
+
+
+def test_each_part_says_its_wall_time_where_media_time_runs_apart_from_it() -> None:
+    """As in the first seconds of a camera, whose line in wall time is still being laid."""
+    found = segment("a", 0, GOP2[:6])
+    late = tuple(
+        replace(each, start_us=each.start_us + us, end_us=each.end_us + us)
+        for each, us in zip(found.fragments, (0, 0, *[110_000] * 2, *[160_000] * 2), strict=True)
+    )
+    items = [archived(replace(found, fragments=late, end_us=late[-1].end_us))]
+    lines = hls.playlist(build(items, [], 0, 6 * S), ended=True).splitlines()
+    times = [line.partition(":")[2] for line in lines if "PROGRAM-DATE-TIME" in line]
+    assert times == [f"1970-01-01T00:00:{at}Z" for at in ("00.000", "02.110", "04.160")]
+    assert [line for line in lines if "EXTINF" in line] == ["#EXTINF:2.000000,"] * 3
 
 
 def test_a_long_group_of_pictures_stays_one_part_and_sets_the_target() -> None:
