@@ -19,19 +19,15 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tests.support.servers.process import (
-    ServerProcess,
-    built_by_go,
-    free_ports,
-    listens,
-)
+from tests.support.servers.process import ServerProcess, built_by_go, free_ports, listens
 
 VERSION = "v2.5.0"
 MODULE = "github.com/Shopify/toxiproxy/v2/cmd/server"
+ANSWERED_WITHIN_S = 10.0
+Toxics = Mapping[str, Mapping[str, object]]
+"""By name, as its API takes them."""
 
 
 def install() -> Path:
@@ -39,28 +35,45 @@ def install() -> Path:
     return built_by_go("toxiproxy", MODULE, VERSION)
 
 
-@dataclass
 class Door:
-    """One proxied address and its faults."""
+    """One proxied address and its faults, in a process of its own.
 
-    _owner: Toxiproxy
-    name: str
-    port: int
-    _names: list[str] = field(default_factory=list)
+    Before toxiproxy (2.5.0) changes the faults of a connection, it hands on the piece that it holds
+    of it, under a lock. Where a client reads nothing at that moment, the request is not answered,
+    and never if the client then goes away. New connections wait for that lock, deleting the proxy
+    waits for those, and every request about any proxy of the process for the deletion. So where a
+    change is not answered in time, the process is killed and the door made anew on its port, with
+    the faults that it is to have; its connections break as by `cut`. `renewed` counts that.
+    """
+
+    def __init__(self, program: Path, log: Path, name: str, port: int, upstream: int) -> None:
+        self.name, self.port = name, port
+        self.renewed = 0
+        self._program, self._upstream = program, upstream
+        self._process = ServerProcess(f"toxiproxy of {name}", log)
+        self._api = free_ports(1)[0]
+        self._toxics: Toxics = {}
+        self._enabled = True
 
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def start(self) -> None:
+        self._begin(self._toxics, self._enabled)
+
+    def stop(self) -> None:
+        self._process.stop(timeout_s=5)
+
     def cut(self) -> None:
         """Existing connections break, new ones are refused."""
-        self._owner.ask("POST", f"/proxies/{self.name}", {"enabled": False})
+        self._enable(False)
 
     def heal(self) -> None:
         """No fault is left."""
-        while self._names:
-            self._remove(self._names.pop())
-        self._owner.ask("POST", f"/proxies/{self.name}", {"enabled": True})
+        for name in list(self._toxics):
+            self._remove(name)
+        self._enable(True)
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
@@ -69,7 +82,7 @@ class Door:
         try:
             yield
         finally:
-            self._owner.ask("POST", f"/proxies/{self.name}", {"enabled": True})
+            self._enable(True)
 
     def latency(
         self, latency_ms: int, jitter_ms: int = 0, *, stream: str = "downstream"
@@ -101,68 +114,90 @@ class Door:
     @contextlib.contextmanager
     def _toxic(self, kind: str, stream: str, attributes: Mapping[str, int]) -> Iterator[None]:
         name = f"{kind}-{stream}"
-        body = {"name": name, "type": kind, "stream": stream, "attributes": dict(attributes)}
-        self._owner.ask("POST", f"/proxies/{self.name}/toxics", body)
-        self._names.append(name)
+        toxic = {"name": name, "type": kind, "stream": stream, "attributes": dict(attributes)}
+        wanted = {**self._toxics, name: toxic}
+        self._change(wanted, self._enabled, "POST", "/toxics", toxic)
         try:
             yield
         finally:
-            if name in self._names:
-                self._names.remove(name)
+            if name in self._toxics:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
-        self._owner.ask("DELETE", f"/proxies/{self.name}/toxics/{name}")
+        wanted = {other: toxic for other, toxic in self._toxics.items() if other != name}
+        self._change(wanted, self._enabled, "DELETE", f"/toxics/{name}")
 
+    def _enable(self, enabled: bool) -> None:
+        self._change(self._toxics, enabled, "POST", "", {"enabled": enabled})
 
-class Toxiproxy:
-    """The proxy's process, its log in `folder`. Use as a context manager."""
+    def _change(
+        self,
+        toxics: Toxics,
+        enabled: bool,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+    ) -> None:
+        """Ask for what leads to these faults; where no answer comes, begin anew with them."""
+        try:
+            self._ask(method, f"/proxies/{self.name}{path}", body)
+        except TimeoutError:
+            self.renewed += 1
+            self._process.kill()
+            self._begin(toxics, enabled)
+        self._toxics, self._enabled = dict(toxics), enabled
 
-    def __init__(self, folder: Path) -> None:
-        self._program = install()
-        self._process = ServerProcess("toxiproxy", folder / "toxiproxy.log")
-        self._port = free_ports(1)[0]
-        self._count = 0
-
-    def __enter__(self) -> Toxiproxy:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        command = [self._program, "-host", "127.0.0.1", "-port", str(self._port)]
-        self._process.start(command, lambda: listens(self._port), timeout_s=20)
-
-    def stop(self) -> None:
-        self._process.stop(timeout_s=5)
-
-    def before(self, port: int, *, listen: int = 0) -> Door:
-        """A door before the server that listens on `port` of this machine."""
-        self._count += 1
-        listen = listen or free_ports(1)[0]
-        name = f"door-{self._count}"
-        body = {
-            "name": name,
-            "listen": f"127.0.0.1:{listen}",
-            "upstream": f"127.0.0.1:{port}",
-            "enabled": True,
+    def _begin(self, toxics: Toxics, enabled: bool) -> None:
+        """The process and its proxy, opened last: while it is shut, no connection can stall it."""
+        command = [str(self._program), "-host", "127.0.0.1", "-port", str(self._api)]
+        self._process.start(command, lambda: listens(self._api), timeout_s=20)
+        shut = {
+            "name": self.name,
+            "listen": self.endpoint,
+            "upstream": f"127.0.0.1:{self._upstream}",
+            "enabled": False,
         }
-        self.ask("POST", "/proxies", body)
-        return Door(self, name, listen)
+        self._ask("POST", "/proxies", shut)
+        for toxic in toxics.values():
+            self._ask("POST", f"/proxies/{self.name}/toxics", toxic)
+        if enabled:
+            self._ask("POST", f"/proxies/{self.name}", {"enabled": True})
 
-    def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+    def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
         """One request to its own API; AssertionError says what it answered."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}{path}",
+            f"http://127.0.0.1:{self._api}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                text = answer.read()
+            with urllib.request.urlopen(request, timeout=ANSWERED_WITHIN_S) as answer:
+                answer.read()
         except urllib.error.HTTPError as error:
             raise AssertionError(f"toxiproxy {method} {path}: {error.read()!r}") from error
-        return json.loads(text) if text else None
+
+
+class Toxiproxy:
+    """The doors, the log of each in `folder`. Use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = install()
+        self._folder = folder
+        self._doors: list[Door] = []
+
+    def __enter__(self) -> Toxiproxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._doors:
+            self._doors.pop().stop()
+
+    def before(self, port: int, *, listen: int = 0) -> Door:
+        """A door before the server that listens on `port` of this machine."""
+        name = f"door-{len(self._doors) + 1}"
+        listen = listen or free_ports(1)[0]
+        door = Door(self._program, self._folder / f"{name}.log", name, listen, port)
+        self._doors.append(door)
+        door.start()
+        return door
