@@ -111,7 +111,7 @@ def test_what_is_recorded_is_found_and_played(life: Life) -> None:
 
     def searched() -> bool:
         with life.release.client() as client:
-            params = {"class": "person", "camera": CAMERAS[0], **WHY}
+            params = {"class": "person", "camera": CAMERAS[0], "min_dwell_s": "2", **WHY}
             answer = client.get("/v1/sightings", params=params)
         assert answer.status_code == 200, answer.text
         found[:] = answer.json()["items"]
