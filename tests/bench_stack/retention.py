@@ -5,6 +5,7 @@ tables of 20,000 segments, of which the 5 % that a hold covers are still there. 
 of retention does once the segments are purged: the day's partitions are swapped, and the exact rule
 is asked of what stays. The peer deletes the same rows by one statement a table, with the held range
 written into it, and then vacuums. Both work on copies of one database, on a server with every sync.
+What dropping the day's files takes by itself stands beside it: no swap of partitions takes less.
 
 Objects: 19,000 objects by retention's own batches, a claim each, four at a time, against
 `delete_object` of boto3 for each object, four at a time. None has boxes beside it, which rows say,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import statistics
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,6 +36,8 @@ from shared.blobs import Blobs
 from shared.blobs.s3 import open_blobs
 from shared.bus import Bus
 from shared.clock import DAY_US, SECOND_US, SimulatedClock, SystemClock
+from shared.db import tables
+from shared.db.partitions import partition
 from shared.db.postgres import PostgresDatabase, open_database
 from shared.domain import Hold, HoldReason
 from shared.platform import Platform
@@ -127,7 +131,18 @@ def _rows(folder: Path, day: Day, rounds: int, row: Row) -> None:
             waits.ours.append(found[_swap][1])
             waits.peer.append(found[_delete][1])
             row.notes.append(f"rows, round {number + 1}: {measure.load()}")
-    row.figures += [wall, cpu, backends, waits]
+        floor = _floor(server, folder, wall.peer)
+    row.figures += [wall, floor, cpu, backends, waits]
+
+
+def _floor(server: Postgres, folder: Path, peer: list[float]) -> Figure:
+    """Where the disk takes longer than the reach to free the files, no swap can meet it."""
+    server.fresh("day", template="seed")
+    server.psql("checkpoint")
+    cost = isolated(_drop_alone, dict(server.environment("day")), folder)
+    server.drop("day")
+    what = "rows: dropping the day's files alone, keeping nothing"
+    return Figure(what, "s", None, [cost.wall_s], [statistics.median(peer)])
 
 
 def _backends_s(server: Postgres) -> float:
@@ -283,6 +298,20 @@ def _delete(environment: dict[str, str], folder: Path, day: Day) -> tuple[Cost, 
         waited = await _told(reader)
         await plain.close()
         return cost[0], waited
+
+    return asyncio.run(work())
+
+
+def _drop_alone(environment: dict[str, str], folder: Path) -> Cost:
+    """The floor: the day's partitions go at once, and what a hold covers with them."""
+
+    async def work() -> Cost:
+        plain = await _connect(_of(environment, folder))
+        every = ", ".join(partition(table.name, DAY) for table in tables.DAILY)
+        with costing() as cost:
+            await plain.execute(f"DROP TABLE {every}")
+        await plain.close()
+        return cost[0]
 
     return asyncio.run(work())
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import tables
-from shared.db.partitions import days_near, script
+from shared.db.partitions import days_near
 from shared.db.rows import SIGHTING_COLUMNS, sighting_row
 from shared.platform import Platform
 from shared.settings import Settings
@@ -44,7 +44,7 @@ class Stored(NamedTuple):
 
 
 def build(settings: Settings, sizes: Sizes) -> Stored:
-    """Fill an empty, migrated database."""
+    """Fill an empty, migrated database with ours."""
     end_us = measure.CLOCK.now_us() // HOUR_US * HOUR_US
     start_us = end_us - sizes.days * DAY_US
     names = [f"cam-{number:03}" for number in range(sizes.cameras)]
@@ -61,23 +61,28 @@ async def _build(settings: Settings, sizes: Sizes, start_us: int, names: list[st
             await connection.execute(sa.update(tables.policy).values(effective_from_us=before_us))
         spread = range(start_us - DAY_US, start_us + (sizes.days + 2) * DAY_US, DAY_US // 2)
         await platform.database.ensure_days(days_near(spread))
-        async with platform.database.write() as connection:
-            await script(connection, [
-                "SET LOCAL statement_timeout = 0",
-                f"CREATE TABLE {PLAIN} (LIKE sighting)",
-            ])  # fmt: skip
         await _copy(platform, _rows(sizes, start_us))
-        for statements in (
-            [f"INSERT INTO sighting SELECT * FROM {PLAIN}"],
-            [
-                f"ALTER TABLE {PLAIN} ADD PRIMARY KEY (id)",
-                f"CREATE INDEX ix_plain_camera_time ON {PLAIN} (camera_id, start_us)",
-                f"CREATE INDEX ix_plain_time ON {PLAIN} (start_us)",
-            ],
-            [_segments(sizes, start_us)],
-        ):
-            await _run(platform, statements)
+        await _run(platform, [_segments(sizes, start_us)])
     return key
+
+
+def build_peer(made: Stored) -> None:
+    """The same rows in the peer's table."""
+
+    async def work() -> None:
+        async with store.opened(made.settings) as platform:
+            for statements in (
+                [f"CREATE TABLE {PLAIN} (LIKE sighting)"],
+                [f"INSERT INTO {PLAIN} SELECT * FROM sighting"],
+                [
+                    f"ALTER TABLE {PLAIN} ADD PRIMARY KEY (id)",
+                    f"CREATE INDEX ix_plain_camera_time ON {PLAIN} (camera_id, start_us)",
+                    f"CREATE INDEX ix_plain_time ON {PLAIN} (start_us)",
+                ],
+            ):
+                await _run(platform, statements)
+
+    asyncio.run(work())
 
 
 async def _run(platform: Platform, statements: list[str]) -> None:
@@ -101,7 +106,7 @@ async def _copy(platform: Platform, rows: Iterator[tuple[Any, ...]]) -> None:
 async def _copy_batch(platform: Platform, batch: list[tuple[Any, ...]]) -> None:
     async with platform.database.write() as connection:
         driver: Any = await _driver(connection)
-        await driver.copy_records_to_table(PLAIN, records=batch, columns=SIGHTING_COLUMNS)
+        await driver.copy_records_to_table("sighting", records=batch, columns=SIGHTING_COLUMNS)
 
 
 async def _driver(connection: AsyncConnection) -> Any:
