@@ -83,3 +83,35 @@ def test_a_row_takes_half_of_what_names_took() -> None:
     ones = list(drawn(500))
     packed, named = (sum(map(len, map(how, ones))) for how in (pack_sighting, msgspec.json.encode))
     assert packed <= named / 2
+
+
+def test_a_row_that_was_written_once_is_read_for_ever() -> None:
+    """Packing and reading that change alike pass all of the above and lose every row there is."""
+    data = (
+        b'["person","person",0.9,8,[[0,0.2,0.5,0.25],[4000,0.8,0.5,0.25]],'
+        b'[["z1","Kerb",1000000,3000000]],[["l1","Gate",2000000,1,"in"]],["red",null,null],'
+        b'"walking",[500000,[0.1,0.2,0.3,0.4],0.95],"coco-ssd","5f","f32",50000,7]'
+    )
+    of = Sighting(
+        id="one",
+        camera_id="cam",
+        class_name="person",
+        group="person",
+        start_us=10_000_000,
+        end_us=14_000_001,
+        confidence=0.9,
+        frames=8,
+        path=(PathPoint(0, 0.2, 0.5, 0.25), PathPoint(4000, 0.8, 0.5, 0.25)),
+        zones=(ZoneVisit("z1", "Kerb", 11_000_000, 13_000_000),),
+        lines=(LineCrossing("l1", "Gate", 12_000_000, 1, "in"),),
+        colours=Colours(upper=Colour.RED),
+        speed=Speed.WALKING,
+        best=Best(10_500_000, (0.1, 0.2, 0.3, 0.4), 0.95),
+        model="coco-ssd",
+        model_sha256="5f",
+        precision="f32",
+        uncertainty_us=50_000,
+        zones_version=7,
+    )
+    assert read(of, data) == of
+    assert pack_sighting(of) == data
